@@ -585,6 +585,16 @@ class Engine:
             delay: how long until the first line of its code runs; timeouts count from
                 then. A signal or an update that comes earlier starts it at once.
             attributes: what it is found by: values by `Attribute`.
+            priority: 1 to 5, 3 by default: who comes first where a queue says how many
+                runs may be under way (`queues.runs`); less comes first.
+            fairness_key: whose it is, such as a customer's id of at most 64
+                characters: there keys take turns.
+            fairness_weight: so many of its key may begin in one turn; 1 by default.
+            debounce: how long to wait for another start of the same id, which replaces
+                this one and waits as long again, until the run has begun. Then it is
+                refused, unless `on_conflict` says more; once that has closed it begins
+                another run. Not with `delay`, `memo`, `attributes`, `with_signal`.
+            debounce_max: how long after the first of them it begins at the latest.
             with_signal: a signal such as `approved(True)` that the run's first turn
                 sees; an open run that is used instead gets it, too.
 

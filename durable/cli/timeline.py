@@ -61,6 +61,7 @@ STATUS_ROLES: Final[dict[str, Role]] = {
     "running": "warn",
     "stuck": "bad",
     "paused": "warn",
+    "waiting": "warn",
     "completed": "good",
     "failed": "bad",
     "cancelled": "bad",
@@ -115,6 +116,7 @@ def render_run(
     width: int | None = None,
     style: Style = PLAIN,
     payloads: bool = False,
+    turn: str | None = None,
 ) -> list[str]:
     """Tell all about a run: what it is, what happened, what it waits for, and why.
 
@@ -128,6 +130,7 @@ def render_run(
         width: how many characters a line may have; None for any number.
         style: how it is coloured.
         payloads: whether recorded values are shown, and not only their sizes.
+        turn: why it waits for its turn, if it does.
     """
     state = fold(events)
     told = _timeline(events, attempts, payloads=payloads)
@@ -143,6 +146,8 @@ def render_run(
         lines += [[], *_dead_letters(state.dead_letters)]
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     note = paused_note(record)
+    if turn is not None:
+        lines += [[], [Piece("waits for its turn", "warn"), Piece(escape(f" {turn}"))]]
     if note is not None:
         title = "paused: nothing begins until it is resumed, and nothing is lost"
         lines += [[], [Piece(title, "warn")], [Piece(escape(f"  {note}"))]]

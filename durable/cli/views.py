@@ -12,11 +12,12 @@ from durable.client.descriptions.description import (
     paused_note,
     read_attributes,
     read_memo,
+    waits_for_turn,
 )
 from durable.core.folding.run_state import RunState
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import JSON_PLAIN, Payload
-from durable.store.records import AttemptRecord, HistoryRow, RunRecord
+from durable.store.records import NEVER, AttemptRecord, HistoryRow, RunRecord
 from durable.telling.pieces import decode_failure, find_datetime, value_of
 
 HIDDEN: Final = "hidden"
@@ -37,7 +38,8 @@ def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
         ),
         "stuck": None if stuck is None or note is not None else failure_as_dict(stuck),
         "paused": note,
-        **({} if note is None else {"wake_at": None}),
+        **({"wake_at": None} if record.wake_at == NEVER else {}),
+        "waits_for_turn": waits_for_turn(record),
         "attributes": msgspec.to_builtins(read_attributes(record)),
         "memo": memo if payloads else _hidden(memo),
     }

@@ -85,6 +85,15 @@ class LocalWorker(Protocol):
         """Queues were configured."""
         ...
 
+    @property
+    def limits_runs(self) -> bool:
+        """Whether runs of its queue wait for their turn."""
+        ...
+
+    def see_turns(self) -> None:
+        """A run may have its turn now, if any waits for one."""
+        ...
+
     def closed_elsewhere(self, run_id: str) -> None:
         """The run was closed by a write that is not the worker's."""
         ...

@@ -1,5 +1,7 @@
 """The client: starts runs, finds them, lists them."""
 
+# size: all that a start may come to, which is read together.
+
 from __future__ import annotations
 
 import contextlib
@@ -44,6 +46,7 @@ from durable.client.found_runs import (
 )
 from durable.client.handle import Handle
 from durable.client.home import Home
+from durable.client.queues.debouncing import refuse_debounce, start_debounced
 from durable.client.start_options import (
     StartSettings,
     WantedRun,
@@ -240,6 +243,7 @@ class Client:
         """
         definition, name, payloads = what_to_start(call, args)
         how = with_call_options(call, how)
+        refuse_debounce(how)
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         now = self._store.now()
         wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
@@ -264,6 +268,10 @@ class Client:
             return await self._start(wanted)
 
     async def _start(self, wanted: WantedRun) -> Handle[Any]:
+        if wanted.how.debounce is not None or wanted.how.debounce_max is not None:
+            return await start_debounced(
+                self._store, wanted, self.first_event, self._start, self._put_off
+            )
         started = self.first_event(wanted)
         definition = wanted.definition or self.registry.workflows.get(wanted.name)
         how, now = wanted.how, wanted.now
@@ -303,6 +311,18 @@ class Client:
         )
         handle.first_update = update
         return handle
+
+    def _put_off(self, record: RunRecord) -> Handle[Any]:
+        if self.worker is not None:
+            self.worker.changed()
+        return Handle(
+            self,
+            record.workflow_id,
+            record.run_id,
+            self.registry.find_workflow(record.workflow_type, record.version),
+            first_run_id=record.first_run_id,
+            is_new=False,
+        )
 
     async def _use_found(
         self,
@@ -385,6 +405,9 @@ class Client:
             retry_policy=how.retry or UNSET,
             start_delay=how.delay or UNSET,
             attributes=how.attributes,
+            priority=how.priority or UNSET,
+            fairness_key=how.fairness_key or UNSET,
+            fairness_weight=how.fairness_weight or UNSET,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
@@ -393,6 +416,7 @@ class Client:
             worker is not None
             and not started.start_delay
             and started.task_queue == self.task_queue
+            and not worker.limits_runs
             and worker.knows(started.workflow_type, started.version)
         )
 
@@ -464,6 +488,8 @@ class Client:
         """Start a run that some worker will drive."""
         request = self._unowned(started, request, first)
         result: Started = await self._store.perform(request)
+        if self.worker is not None:
+            self.worker.see_turns()
         if result.terminated_run_id is not None:
             self._spread_termination(result.terminated_run_id, result.committed)
         return result

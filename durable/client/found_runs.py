@@ -1,8 +1,8 @@
 """An id is an idempotency key: whether the run that holds it is the one asked for.
 
 What counts is what the chain of runs began with, not what it went on with as a new run:
-that is what was asked for under the id. A first event never changes, so comparing needs
-no transaction.
+that is what was asked for under the id. A first event never changes once the run has
+begun, so comparing needs no transaction.
 """
 
 from __future__ import annotations

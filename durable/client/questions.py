@@ -19,6 +19,7 @@ from durable.client.descriptions.description import (
     decode_stuck,
     paused_error,
     stuck_error,
+    waits_for_turn,
 )
 from durable.converter.failures import exception_of, show_remote
 from durable.core.history.codec import at_version, decode_rows
@@ -133,6 +134,12 @@ async def _look(
     if record.stuck is not None and not is_stack:
         raise stuck_error(record, decode_stuck(record.stuck) or Failure())
     if not connection.registry.find_workflow(record.workflow_type, record.version):
+        if waits_for_turn(record):
+            raise QueryFailedError(
+                f"Run {chain.workflow_id!r} waits for its turn in queue"
+                f" {record.task_queue!r}: no code of it has run that could answer.",
+                hint="Import its workflow here, and it is asked at its first line.",
+            )
         return None
     return (await _by_replay(chain, record, ask, is_stack=is_stack),)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import msgspec
 from typing_extensions import TypedDict
 
+from durable.api.activities.settings import turn_settings
 from durable.api.interceptors.chains import checked_headers
 from durable.api.interceptors.interceptor import StartWorkflowInput
 from durable.api.messages.messages import SignalCall
@@ -59,6 +60,9 @@ class UpdateStartOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     delay: Duration | None
     attributes: Mapping[Attribute[Any], Any] | None
+    priority: int | None
+    fairness_key: str | None
+    fairness_weight: int | None
 
 
 class StartOptions(UpdateStartOptions, total=False):
@@ -67,8 +71,12 @@ class StartOptions(UpdateStartOptions, total=False):
     id: str | None
     on_conflict: OnConflict | None
     with_signal: SignalCall | None
+    debounce: Duration | None
+    debounce_max: Duration | None
 
 
+_TURN: Final = ("priority", "fairness_key", "fairness_weight")
+_DEBOUNCE: Final = ("debounce", "debounce_max")
 _NAMES: Final = StartOptions.__annotations__.keys()
 
 
@@ -86,6 +94,11 @@ class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetrySettings | None = None
     delay: int | None = None
     attributes: dict[str, Payload] = {}
+    priority: int | None = None
+    fairness_key: str | None = None
+    fairness_weight: int | None = None
+    debounce: int | None = None
+    debounce_max: int | None = None
     first: Any = None
     """A signal's event or an update that the first turn sees, if any."""
 
@@ -126,6 +139,10 @@ def start_settings(options: StartOptions) -> StartSettings:
     return StartSettings(**said)
 
 
+def _turn(value: object, name: str) -> Any:
+    return turn_settings({name: value}, "of a start")[name]
+
+
 _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "id": ("workflow_id", partial(check_id, name="the workflow id")),
     "on_conflict": ("on_conflict", to_conflict_policy),
@@ -141,6 +158,8 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "retry": ("retry", partial(retry_of, where="of a start")),
     "delay": ("delay", partial(to_microseconds, name="delay")),
     "attributes": ("attributes", partial(encode_attributes, where="attributes")),
+    **{name: (name, partial(_turn, name=name)) for name in _TURN},
+    **{name: (name, partial(to_microseconds, name=name)) for name in _DEBOUNCE},
 }
 """What an option of a start becomes, and how it is read."""
 

@@ -61,6 +61,7 @@ class Terms(msgspec.Struct, eq=False):
         has_others: other workers serve its queue; what exceeds its room is theirs, too.
         room: its free places for activities.
         configured: the queues of which activities are given out by limits.
+        runs_limited_as: stands among them if runs of its queue are limited, too.
     """
 
     worker_id: str
@@ -74,6 +75,12 @@ class Terms(msgspec.Struct, eq=False):
     has_others: bool = False
     room: Callable[[], Room] | None = None
     configured: frozenset[str] = frozenset()
+    runs_limited_as: str = ""
+
+    @property
+    def limits_runs(self) -> bool:
+        """Whether runs of its queue wait for their turn."""
+        return self.runs_limited_as in self.configured
 
 
 # Structs, since each run makes some: their fields are set without a step of Python.

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from durable.store.deciding.deleting import Tie
     from durable.store.deciding.queue_turns import Turn
     from durable.store.deciding.rows import Rows, Seen, Task, TaskRows
+    from durable.store.deciding.run_turns import Beginning
     from durable.store.deciding.wanted import Wanted
-    from durable.store.queues import HeldCount, QueueRecord
+    from durable.store.queues import HeldCount, QueueRecord, RunTurn
     from durable.store.records import (
         ClaimRuns,
         HistoryRow,
@@ -127,6 +128,48 @@ class Tables(Protocol):
         now: int,
     ) -> list[ActivityTaskRecord]:
         """As `claim_tasks`, of a configured queue what a turn allows."""
+        ...
+
+    # --- runs that wait for their turn ------------------------------------------------
+
+    def find_beginnings(self, run_ids: Sequence[str]) -> list[Beginning]:
+        """Return how far runs are, and the rows of their chains."""
+        ...
+
+    def put_turns(self, turns: Sequence[RunTurn]) -> None:
+        """Insert rows, each in place of that of its chain."""
+        ...
+
+    def hold_back(self, run_ids: Sequence[str]) -> None:
+        """Let runs wait until somebody takes them."""
+        ...
+
+    def drop_turn(self, run_id: str) -> None:
+        """Delete the row of a run, if it has one."""
+        ...
+
+    def end_turns(self, namespace: str, task_queue: str) -> None:
+        """Free the slots of chains without an open run, and places of closed runs."""
+        ...
+
+    def count_turns(self, namespace: str, task_queue: str) -> list[HeldCount]:
+        """Return how many runs of a queue have a slot."""
+        ...
+
+    def call_out(
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
+        """Return waiting runs whose time is up or that are cancelled: they end."""
+        ...
+
+    def admit_in_turn(
+        self, worker: WorkerRecord, claim: ClaimRuns, turn: Turn
+    ) -> dict[str, int]:
+        """Give slots to waiting runs as far as a turn allows; return their epochs."""
+        ...
+
+    def let_go(self, namespace: str, task_queue: str, due: int) -> None:
+        """Let all that waits in a queue begin, and forget its slots."""
         ...
 
     def take_tasks(

@@ -17,7 +17,7 @@ from durable.search.conditions import Condition
 from durable.search.kinds import Kept
 from durable.search.orders import Order
 from durable.store.activity_tasks import ActivityTaskRecord, TaskKey, TaskState
-from durable.store.queues import QueueRecord
+from durable.store.queues import QueueRecord, RunTurn, TurnCount
 from durable.store.records import (
     AttemptRecord,
     HistoryRow,
@@ -398,6 +398,30 @@ class ReadQueues(Query[list[QueueRecord]], frozen=True):
     """The queues that somebody has configured, by name."""
 
     namespace: str
+
+
+class NextRunTurnAt(Query[int | None], frozen=True):
+    """When this worker may find a run of its queue whose turn it is, as of `now`.
+
+    None if there is none, or only what has a slot stands in the way: when it ends,
+    commits tell.
+    """
+
+    workflow_types: Sequence[str]
+    now: int
+    versions: Sequence[tuple[str, str]] = ()
+
+
+class CountRunTurns(Query[list[TurnCount]], frozen=True):
+    """How many runs wait for their turn, and how many have a slot, by queue."""
+
+    namespace: str
+
+
+class FindRunTurn(Query[RunTurn | None], frozen=True):
+    """The place of a run that waits for its turn, or its slot; None if it has none."""
+
+    run_id: str
 
 
 class CountActivityTasks(Query[list[TaskCount]], frozen=True):

@@ -1,16 +1,17 @@
 """Queues that somebody has configured: their rows, and the operations that change them.
 
-What a queue allows is heeded where its tasks are claimed, see
+What a queue allows is heeded where its tasks, or its runs, are claimed, see
 docs/design/flow-control.md.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from durable.store.records import Instant, Position
+from durable.store.records import TASK_PRIORITY, HistoryRow, Instant, Position
 
 
 class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,44 @@ class HeldCount(NamedTuple):
     tasks: int
 
 
+class TurnState(enum.StrEnum):
+    """Where a run of a queue stands whose runs are limited."""
+
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+    """It has begun, and has a slot until its chain of runs has no open one."""
+
+
+class RunTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's place in a queue whose runs are limited, or the slot of its chain.
+
+    Attributes:
+        run_id: the run that waits; later ones of its chain take its slot over.
+        due_at: since when it waits; of one key who waits longer comes first.
+        expires_at: from then on it is to be told that its time is up; or None.
+    """
+
+    first_run_id: str
+    run_id: str
+    namespace: str
+    task_queue: str
+    workflow_id: str
+    due_at: Instant
+    state: TurnState = TurnState.WAITING
+    priority: Position = TASK_PRIORITY
+    fairness_key: str = ""
+    fairness_weight: Position = 1
+    expires_at: Instant | None = None
+
+
+class TurnCount(NamedTuple):
+    """How many runs of a queue wait for their turn, or have a slot."""
+
+    task_queue: str
+    state: TurnState
+    runs: int
+
+
 class PutQueue(msgspec.Struct, frozen=True, kw_only=True):
     """Configure a queue; not fenced, anyone may. Result: whether it was done.
 
@@ -84,4 +123,16 @@ class DeleteQueue(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
-QueueOperation: TypeAlias = PutQueue | DeleteQueue
+class PutOffRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Let an open run begin otherwise, and at another time; not fenced, anyone may.
+
+    Only if no task of it was committed: its history is its first event still, which
+    `row` replaces. Whoever has begun it is refused. Result: whether it was done.
+    """
+
+    run_id: str
+    row: HistoryRow
+    due_at: Instant
+
+
+QueueOperation: TypeAlias = PutQueue | DeleteQueue | PutOffRun

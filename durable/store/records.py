@@ -57,6 +57,10 @@ STUCK: Final = "stuck"
 """What people ask for as if it were a status: runs that are parked, and so running."""
 
 
+WAITING: Final = "waiting"
+"""What people call a run that waits for its turn in a queue, and so is running."""
+
+
 def at_once(now: int) -> int:
     """A `wake_at` that is due by every clock, behind those that were so before."""
     return now - AT_ONCE
@@ -187,6 +191,9 @@ class TaskState(enum.StrEnum):
     """Somebody outside completes the attempt, by its token."""
 
 
+OF_RUNS: Final = "\x1f"
+"""Ends the name of the row that says what whole runs of a queue may; no queue that
+people name has this character."""
 TASK_PRIORITY: Final = 3
 """That of a task which has been given none; less comes first."""
 
@@ -906,6 +913,9 @@ class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     stuck_after: str | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    in_turn: bool = False
+    """Heed how many runs of the queue may begin, see `OF_RUNS`. Those that are due and
+    have not begun line up, at `NEVER`; of all that wait as many as may are taken."""
 
 
 class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):

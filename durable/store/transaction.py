@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from durable import limits
 from durable.errors import DurableError, InternalError
 from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
 from durable.store.deciding import policies, queue_turns
 from durable.store.deciding.decide import DECIDED, Decided, decide
 from durable.store.deciding.deleting import cut, find_needed
+from durable.store.deciding.run_turns import line_up
 from durable.store.deciding.wanted import want
 from durable.store.lease import (
     LEASE_MICROSECONDS,
@@ -24,8 +26,9 @@ from durable.store.lease import (
     RegisterWorker,
     ReleaseWorker,
 )
-from durable.store.queues import DeleteQueue, PutQueue
+from durable.store.queues import DeleteQueue, PutOffRun, PutQueue
 from durable.store.records import (
+    OF_RUNS,
     ClaimRuns,
     Deleted,
     DeleteRuns,
@@ -145,11 +148,47 @@ class Transaction:
         return self.worker
 
     def _claim(self, operation: ClaimRuns) -> dict[str, int]:
-        worker = self._require_lease()
-        free = self._tables.find_claimable(worker, operation, self._clock.now())
+        worker, now = self._require_lease(), self._clock.now()
+        if operation.in_turn:
+            free = self._claim_in_turns(worker, operation, now)
+        else:
+            free = self._tables.find_claimable(worker, operation, now)
         if free:
             self._tables.own_runs(list(free), worker.worker_id)
         return {run_id: epoch + 1 for run_id, epoch in free.items()}
+
+    def _claim_in_turns(
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
+        """What has begun goes on; of the others as many as their queue allows."""
+        tables, namespace, queue = self._tables, worker.namespace, worker.task_queue
+        record = tables.lock_queue(namespace, queue + OF_RUNS)
+        if record is None or claim.limit <= 0:
+            return tables.find_claimable(worker, claim, now)
+        page = msgspec.structs.replace(claim, limit=limits.CLAIM_RUNS_MAX)
+        due = tables.find_claimable(worker, page, now)
+        beginnings = tables.find_beginnings(list(due)) if due else ()
+        new, held_back = line_up(worker, beginnings)
+        if new:
+            tables.put_turns(new)
+        if held_back:
+            tables.hold_back(held_back)
+        waits = frozenset(held_back)
+        free = [run_id for run_id in due if run_id not in waits]
+        taken = {run_id: due[run_id] for run_id in free[: claim.limit]}
+        tables.end_turns(namespace, queue)
+        left = msgspec.structs.replace(claim, limit=claim.limit - len(taken))
+        taken |= tables.call_out(worker, left, now)
+        held = tables.count_turns(namespace, queue) if record.has_slots else ()
+        wanted = claim.limit - len(taken)
+        turn = queue_turns.begin_turn(record, held, worker.worker_id, wanted, now)
+        if turn.room > 0:
+            admitted = tables.admit_in_turn(worker, claim, turn)
+            after = queue_turns.end_turn(turn, len(admitted), now)
+            if after != record:
+                tables.put_queue(after, is_new=False)
+            taken |= admitted
+        return taken
 
     def _claim_tasks(
         self, operation: ClaimActivityTasks
@@ -194,7 +233,21 @@ class Transaction:
         return True
 
     def _delete_queue(self, operation: DeleteQueue) -> bool:
-        return self._tables.delete_queue(operation.namespace, operation.name)
+        namespace, name = operation.namespace, operation.name
+        if name.endswith(OF_RUNS):
+            self._tables.lock_queue(namespace, name)
+            due = at_once(self._clock.now())
+            self._tables.let_go(namespace, name.removesuffix(OF_RUNS), due)
+        return self._tables.delete_queue(namespace, name)
+
+    def _put_off(self, operation: PutOffRun) -> bool:
+        run_id = operation.run_id
+        if self._tables.find_positions(run_id) != (1,):
+            return False
+        self._tables.drop_turn(run_id)
+        rows = [operation.row]
+        self._tables.repair_run(run_id, 0, rows, operation.due_at, None)
+        return True
 
     def _take_tasks(
         self, operation: TakeExpiredTasks
@@ -302,6 +355,7 @@ class Transaction:
         PutNamespace: _put_namespace,
         PutQueue: _put_queue,
         DeleteQueue: _delete_queue,
+        PutOffRun: _put_off,
         DeleteRuns: _delete,
         RegisterWorker: _register,
         DrainWorker: _drain_worker,

@@ -55,7 +55,9 @@ class _Words(NamedTuple):
 
 _WORDS: Final[dict[type[Any], _Words]] = {
     of.WorkflowExecutionStarted: _Words(
-        "{workflow_type}", " started", fields="input identity"
+        "{workflow_type}",
+        " started",
+        fields="input identity priority fairness_key fairness_weight",
     ),
     of.WorkflowExecutionCompleted: _Words("", "completed", "good", "result"),
     of.WorkflowExecutionFailed: _Words("", "failed", "bad", "failure"),
@@ -164,9 +166,12 @@ _UPDATE_FAILED: Final = _Words("{begun}", " failed", "bad", "failure update_id t
 _DETAILS: Final = {
     "activity_id": "id {}",
     "attempt": "attempt {}",
+    "fairness_key": "key {}",
+    "fairness_weight": "weight {}",
     "identity": "by {}",
     "new_run_id": "run {}",
     "note": "{!r}",
+    "priority": "priority {}",
     "run_id": "run {}",
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",

@@ -146,11 +146,18 @@ class Loader:
         return [one for run_id in run_ids for one in await self._read([run_id])]
 
 
-def first_task_at(loaded: LoadedRun) -> int | None:
-    """When a run at rest that has had no task, and has no mail, is to begin."""
+def first_task_at(loaded: LoadedRun, in_turn_at: int | None = None) -> int | None:
+    """When a run at rest that has had no task, and has no mail, is to begin.
+
+    If only a claim may begin it, `in_turn_at` is when that is to be tried.
+    """
     row = loaded.rows[0] if loaded.rows else None
     is_new = row is not None and row[2] == UNPROCESSED
-    if not is_new or loaded.messages or loaded.record.owner is not None:
+    if not is_new or loaded.record.owner is not None:
+        return None
+    if in_turn_at is not None:
+        return in_turn_at
+    if loaded.messages:
         return None
     return loaded.record.wake_at
 

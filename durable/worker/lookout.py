@@ -25,9 +25,16 @@ from durable.store.queries import (
     FindStuckRuns,
     FindStuckVersions,
     ListWorkers,
+    NextRunTurnAt,
     Query,
 )
-from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns, WorkerRecord
+from durable.store.records import (
+    NEVER,
+    ClaimRuns,
+    ReapWorkers,
+    ReleaseRuns,
+    WorkerRecord,
+)
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
@@ -130,7 +137,7 @@ class Lookout:
                 closed, mailed, next_at = await asyncio.gather(
                     self._store.read(FindClosedRuns(self._runner.working_runs())),
                     self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),
-                    self._store.read(FindNextWakeUp(self._types(), self._versions())),
+                    self._next_at(),
                 )
                 for run_id in closed:
                     self._runner.run_closed(run_id)
@@ -143,6 +150,17 @@ class Lookout:
                 await asyncio.sleep((loop.time() - began) * _PAUSE_OF_SEEKING)
         finally:
             self._is_seeking = False
+
+    async def _next_at(self) -> int | None:
+        """When there may be something to claim, or to go on with."""
+        types, versions = self._types(), self._versions()
+        next_at = await self._store.read(FindNextWakeUp(types, versions))
+        if self._runner.terms.limits_runs:
+            now = self._store.now()
+            turn_at = await self._store.read(NextRunTurnAt(types, now, versions))
+            instants = [at for at in (next_at, turn_at) if at is not None]
+            return min(instants, default=None)
+        return next_at
 
     def _types(self) -> tuple[str, ...]:
         return tuple(self._registry.workflows)
@@ -157,6 +175,8 @@ class Lookout:
         Those that fall due until it looks again, too.
         """
         until = self._store.now() + limits.LEASE_SECONDS * 1_000_000
+        if self._runner.terms.limits_runs:
+            until = NEVER  # those that wait for their turn
         await self._add_compatible(FindDueVersions(self._types(), round(until)))
 
     async def _find_stuck_versions(self) -> None:
@@ -187,6 +207,7 @@ class Lookout:
             limit=limit,
             stuck_after=stuck_after,
             versions=self._versions(),
+            in_turn=self._runner.terms.limits_runs and stuck_after is None,
         )
         claimed: dict[str, int] = await self._store.perform(claim)
         if self._is_open:
@@ -297,7 +318,7 @@ class Lookout:
         now, runner = self._store.now(), self._runner
         own, next_at = await asyncio.gather(
             self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX)),
-            self._store.read(FindNextWakeUp(self._types(), self._versions())),
+            self._next_at(),
         )
         runner.wake([run_id for run_id in own if not runner.is_busy(run_id)])
         if next_at is None or next_at > now:

@@ -543,7 +543,9 @@ class Runner:
         is_free = record.owner in (None, terms.worker_id)
         if record.status is not RunStatus.RUNNING or not is_free:
             return
-        if (begins_at := first_task_at(loaded) or 0) > self._store.now():
+        now = self._store.now()
+        in_turn_at = now + 1 if self.terms.limits_runs else None
+        if (begins_at := first_task_at(loaded, in_turn_at) or 0) > now:
             self._outside.wake_by(begins_at)  # it was started with a delay
             return
         run = new_run(not_read_yet(record), terms, UNREAD, record.started_at)

@@ -32,6 +32,7 @@ from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
 from durable.store.queries import ReadQueues, RunNews
 from durable.store.records import (
+    OF_RUNS,
     Committed,
     MessageRecord,
     ReleaseRuns,
@@ -89,6 +90,7 @@ class Worker:
     ) -> None:
         self._store = store
         self._on_stuck = on_stuck
+        self._on_closed = on_closed
         self._registry = registry
         self._namespace = namespace
         self._task_queue = task_queue
@@ -98,7 +100,7 @@ class Worker:
         self._parts = parts
         self._watchdog: Watchdog | None = None
         outside = Outside(
-            closed=on_closed,
+            closed=self._closed,
             stuck=self._stuck,
             update=on_update,
             wake_by=self._wake_by,
@@ -197,6 +199,7 @@ class Worker:
             ),
             is_observed=self._watch is not None,
             configured=frozenset(queue.name for queue in queues),
+            runs_limited_as=self._task_queue + OF_RUNS,
         )
         turns = Turns(self._store, self._watchdog, self._watch)
         runner.join(terms, turns, pool)
@@ -331,6 +334,16 @@ class Worker:
             and self.knows(workflow_type, version)
         )
 
+    @property
+    def limits_runs(self) -> bool:
+        """Whether runs of its queue wait for their turn."""
+        return self._runner.terms.limits_runs
+
+    def see_turns(self) -> None:
+        """A run may have its turn now, if any waits for one."""
+        if self._takes_work and self._runner.terms.limits_runs:
+            self._lookout.wake_by(self._store.now())
+
     def start_run(
         self,
         started: WorkflowExecutionStarted,
@@ -432,11 +445,16 @@ class Worker:
         if self._takes_work:
             await self._executor.heed_queues()
             self._claimer.look()
+            self._lookout.changed()
 
     # --- what runs have for it --------------------------------------------------------
 
     def _wake_by(self, instant: int) -> None:
         self._lookout.wake_by(instant)
+
+    def _closed(self, run_id: str, attributes: Attributes | None) -> None:
+        self.see_turns()
+        self._on_closed(run_id, attributes)
 
     def _stuck(self, run_id: str, why: Failure) -> None:
         self._lookout.parked(run_id)

@@ -1,8 +1,9 @@
 """A worker of a queue with limits, which dies by SIGKILL at one of its commits.
 
-`python queue_kill.py DATABASE LEDGER COMMIT`: before that commit if it is negative,
-after it otherwise, never if it is 0. Each line of LEDGER tells an instant (monotonic,
-microseconds), a process, and what it has done.
+`python queue_kill.py DATABASE LEDGER COMMIT [runs]`: before that commit if it is
+negative, after it otherwise, never if it is 0. With `runs` it serves whole runs. Each
+line of LEDGER tells an instant (monotonic, microseconds), a process, and what it has
+done.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from durable import Engine, activity, limits, workflow
+from durable import Engine, activity, limits, sleep, workflow
 from durable.store.activity_tasks import ActivityTaskRecord
 from durable.store.mysql.session import MysqlSession
 from durable.store.postgresql.session import PostgresSession
@@ -45,6 +46,19 @@ async def work(key: str, n: int) -> int:
 async def fan(keys: str) -> int:
     calls = [work.options(fairness_key=key)(key, n) for n, key in enumerate(keys)]
     return sum(await asyncio.gather(*calls))
+
+
+@activity(name="queue_kill.tell", start_to_close_timeout=30)
+async def tell(what: str, key: str, n: int) -> None:
+    note(what, key, n)
+
+
+@workflow(name="queue_kill.turn")
+async def turn(key: str, n: int) -> int:
+    await tell("opens", key, n)
+    await sleep((n % 5) * 0.004)
+    await tell("closes", key, n)
+    return n
 
 
 def die_at(commit: int) -> None:
@@ -88,12 +102,17 @@ def noting_claims() -> None:
     TaskExecutor.begin = begin  # type: ignore[method-assign]  # as told
 
 
-async def serve(database: str) -> None:
+async def serve(database: str, *, runs: bool) -> None:
     """Serve the queue until the end."""
     limits.LOST_ATTEMPTS_MAX = 1_000  # type: ignore[misc]  # each kill may lose the same
-    async with Engine(
-        database, definitions=[work], task_queue="none", activity_queues={QUEUE: 9}
-    ):
+    found: dict[str, Any] = {
+        "definitions": [work],
+        "task_queue": "none",
+        "activity_queues": {QUEUE: 9},
+    }
+    if runs:
+        found = {"definitions": [turn, tell], "task_queue": QUEUE}
+    async with Engine(database, **found):
         print("ready", flush=True)
         await asyncio.Event().wait()
 
@@ -102,4 +121,4 @@ if __name__ == "__main__":
     LEDGER.append(os.open(Path(sys.argv[2]), os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     noting_claims()
     die_at(int(sys.argv[3]))
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(sys.argv[1], runs="runs" in sys.argv))

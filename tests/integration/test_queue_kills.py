@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 WORKERS = 3
 KILLS = 5
 TASKS = 40
+RUNS = 24
 COMMITS_MAX = 16
 
 
@@ -93,8 +94,11 @@ def judge(ledger: list[Line], limits: Limits) -> None:
 class Workers:
     """So many processes, of which each that has died has a successor."""
 
-    def __init__(self, database: str, ledger: Path, chance: random.Random) -> None:
+    def __init__(
+        self, database: str, ledger: Path, chance: random.Random, *what: str
+    ) -> None:
         self._where = (database, str(ledger))
+        self._what = what
         self._chance = chance
         self._all: list[asyncio.subprocess.Process] = []
         self.killed = 0
@@ -108,7 +112,13 @@ class Workers:
                     2, COMMITS_MAX
                 )
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, queue_kill.__file__, *self._where, str(commit)),
+                *(
+                    sys.executable,
+                    queue_kill.__file__,
+                    *self._where,
+                    str(commit),
+                    *self._what,
+                ),
                 stdout=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
@@ -149,6 +159,62 @@ async def hold(database: str, ledger: Path, seed: int) -> None:
     done = {int(line.words[1]) for line in told if line.what == "ends"}
     assert done == set(range(TASKS))
     assert sum(line.what == "dies" for line in told) >= KILLS / 2
+
+
+async def hold_runs(database: str, ledger: Path, seed: int) -> None:
+    """See that no more runs are under way than may be, whoever is killed."""
+    chance = random.Random(seed)
+    most, of_key = chance.choice([(2, None), (3, 1), (4, 2)])
+    workers = Workers(database, ledger, chance, "runs")
+    async with Engine(database, definitions=[queue_kill.turn], worker=False) as engine:
+        limits = engine.queues.runs
+        await limits.configure(QUEUE, concurrency=most, key_concurrency=of_key)
+        keys = [chance.choice("abc") for _ in range(RUNS)]
+        runs = [
+            await engine.start(
+                queue_kill.turn(key, n), task_queue=QUEUE, fairness_key=key
+            )
+            for n, key in enumerate(keys)
+        ]
+        kept = [asyncio.create_task(workers.keep()) for _ in range(WORKERS)]
+        try:
+            async with asyncio.timeout(50):
+                for n, one in enumerate(runs):
+                    assert await one.result() == n
+        finally:
+            for task in kept:
+                task.cancel()
+            await asyncio.gather(*kept, return_exceptions=True)
+            await workers.end()
+        found = await limits.get(QUEUE)
+        assert (found.running, found.waiting) == (0, 0)
+    told = read_ledger(ledger)
+    under_way: set[tuple[str, str]] = set()
+    for line in told:
+        key = tuple(line.words[:2])
+        if line.what == "opens":
+            under_way.add((key[0], key[1]))
+            assert len(under_way) <= most
+            assert of_key is None or sum(k == key[0] for k, _ in under_way) <= of_key
+        elif line.what == "closes":
+            under_way.discard((key[0], key[1]))
+    assert sum(line.what == "dies" for line in told) >= KILLS / 2
+
+
+@pytest.mark.slow
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("seed", range(1, 5))
+async def test_limits_of_runs_hold_under_kills(tmp_path: Path, seed: int) -> None:
+    await hold_runs(f"sqlite:///{tmp_path}/queue.db", tmp_path / "ledger", seed)
+
+
+@pytest.mark.slow
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("kind", ["postgres_url", "mariadb_url"])
+async def test_limits_of_runs_hold_under_kills_on_servers(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    await hold_runs(request.getfixturevalue(kind), tmp_path / "ledger", len(kind))
 
 
 @pytest.mark.slow

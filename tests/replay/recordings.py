@@ -148,6 +148,16 @@ def _doubting() -> Driver:
     return driver
 
 
+def _lined_up() -> Driver:
+    driver = Driver(w.queueing())
+    started = msgspec.structs.replace(
+        driver.started(), priority=1, fairness_key="ann", fairness_weight=2
+    )
+    driver.turn(started)
+    _finish(driver)
+    return driver
+
+
 # --- messages -------------------------------------------------------------------------
 
 
@@ -302,6 +312,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "finding": _plain(lambda: Driver(w.finding(ORDER))),
     "queueing": _queueing,
     "doubting": _doubting,
+    "lined_up": _lined_up,
     "desk": _desk,
     "receiving": _receiving,
     "kinship": _kinship,

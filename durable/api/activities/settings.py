@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -77,12 +78,16 @@ def settings_of(
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
         **effect_settings(options, verify, where),
-        **_turn_settings(options, where),
+        **turn_settings(options, where),
     )
 
 
-def _turn_settings(options: ActivityOptions, where: str) -> dict[str, Any]:
-    """When it comes, of what waits in a queue."""
+def turn_settings(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read when something comes, of what waits in a queue.
+
+    Raises:
+        InvalidOptionError, InvalidIdError: an option breaks its rule.
+    """
     priority, key = options.get("priority"), options.get("fairness_key")
     weight = options.get("fairness_weight", 1)
     for name, value, most in (

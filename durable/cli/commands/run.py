@@ -89,6 +89,27 @@ _START_OPTIONS: Final = (
         metavar="SPAN",
         help='The longest it may take: "2h".',
     ),
+    click.option(
+        "--priority",
+        type=click.IntRange(1, 5),
+        metavar="N",
+        help="Where a queue limits runs: 1 to 5, 3 by default; less comes first.",
+    ),
+    click.option(
+        "--fairness-key", metavar="KEY", help="Whose it is: there keys take turns."
+    ),
+    click.option(
+        "--debounce",
+        type=SPAN,
+        metavar="SPAN",
+        help="Wait so long for another start of the id, which takes its place.",
+    ),
+    click.option(
+        "--debounce-max",
+        type=SPAN,
+        metavar="SPAN",
+        help="How long after the first of them it begins at the latest.",
+    ),
 )
 
 

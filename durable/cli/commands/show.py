@@ -28,9 +28,11 @@ from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
 from durable.cli.timeline import COLORED, PLAIN, describe_events, render_run
 from durable.cli.views import attempt_view, folded_view, row_view, run_view
+from durable.client.descriptions.description import waits_for_turn
 from durable.core.folding.fold import fold
 from durable.core.history.codec import decode_rows
 from durable.doctor.whole_histories import with_whole_history
+from durable.engine import Engine
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import LoadRuns
 from durable.store.records import LoadedRun
@@ -40,6 +42,8 @@ from durable.telling.pieces import instant
 class _Read(NamedTuple):
     run: LoadedRun
     now: int
+    turn: str | None = None
+    """Why it waits for its turn, if it does."""
 
 
 async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read:
@@ -48,7 +52,22 @@ async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read
         loaded = await store.read(LoadRuns([handle.run_id]))
         if not loaded:
             raise WorkflowNotFoundError(f"Run {workflow_id!r} has just been removed.")
-        return _Read(await with_whole_history(store, loaded[0]), store.now())
+        run = await with_whole_history(store, loaded[0])
+        turn = None
+        if waits_for_turn(run.record):
+            turn = await _find_turn(engine, run.record.task_queue)
+        return _Read(run, store.now(), turn)
+
+
+async def _find_turn(engine: Engine, queue: str) -> str:
+    found = {one.name: one for one in await engine.queues.runs.list()}
+    if queue not in found:
+        return f"in queue {queue}"
+    one = found[queue]
+    if one.paused_at is not None:
+        return f"in queue {queue}, which is paused; {one.waiting} wait"
+    most = "" if one.concurrency is None else f" of {one.concurrency}"
+    return f"in queue {queue}: {one.running}{most} run, {one.waiting} wait"
 
 
 @click.command("show")
@@ -90,7 +109,7 @@ def show(
         work = follow(session, workflow_id, run_id, last=last, payloads=payloads)
         run_interruptible(work)
         return
-    run, now = asyncio.run(_load(session, workflow_id, run_id))
+    run, now, turn = asyncio.run(_load(session, workflow_id, run_id))
     events = decode_rows(run.rows)
     if session.is_json:
         state = fold(events)
@@ -116,6 +135,7 @@ def show(
             width=width_of(sys.stdout),
             style=COLORED if is_colored(sys.stdout) else PLAIN,
             payloads=payloads,
+            turn=turn,
         )
     )
 
@@ -133,7 +153,7 @@ def history(
 
     With --json --payloads the output can be read by `durable replay --file`.
     """
-    run, _ = asyncio.run(_load(session, workflow_id, run_id))
+    run, _, _ = asyncio.run(_load(session, workflow_id, run_id))
     for row in run.rows:
         view = row_view(row, payloads=payloads)
         if session.is_json:

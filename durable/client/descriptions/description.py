@@ -25,7 +25,15 @@ from durable.errors import (
 from durable.options import check_id
 from durable.search.attributes import decode_attributes
 from durable.search.kinds import unpack
-from durable.store.records import NEVER, PAUSED, STUCK, RunRecord, RunStatus, due_since
+from durable.store.records import (
+    NEVER,
+    PAUSED,
+    STUCK,
+    WAITING,
+    RunRecord,
+    RunStatus,
+    due_since,
+)
 from durable.suggestions import ending_with_closest
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
@@ -41,6 +49,8 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
         stuck: why it is parked, or None.
         paused: the note of whoever has paused it, perhaps empty; None if it is not
             paused, or has activities under way that are to end before it is.
+        waits_for_turn: its queue says how many runs are under way at once, or how fast
+            they begin, and it has not begun yet; see `Queues.runs`.
         wake_at: when its next timer, retry or timeout is due, if it waits for one.
         owner: the worker that has it, or None.
         attributes: what it is found by, by name.
@@ -63,6 +73,7 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None
     stuck: Failure | None
     paused: str | None
+    waits_for_turn: bool
     first_run_id: str
     continued_from_run_id: str | None
     parent_workflow_id: str | None
@@ -170,6 +181,7 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
         wake_at=None if wake_at is None else to_datetime(due_since(wake_at)),
         stuck=None if is_paused(record.stuck) else decode_stuck(record.stuck),
         paused=paused_note(record),
+        waits_for_turn=waits_for_turn(record),
         root_workflow_id=root_workflow_id,
         root_run_id=root_run_id,
         attributes=read_attributes(record),
@@ -195,8 +207,8 @@ def read_memo(record: RunRecord) -> dict[str, Any]:
 
 
 _CHANGED: Final = (
-    "started_at closed_at wake_at stuck paused root_workflow_id root_run_id attributes"
-    " memo"
+    "started_at closed_at wake_at stuck paused waits_for_turn root_workflow_id"
+    " root_run_id attributes memo"
 )
 _AS_IN_THE_ROW: Final = tuple(
     name for name in RunDescription.__struct_fields__ if name not in _CHANGED.split()
@@ -221,10 +233,16 @@ def paused_note(record: RunRecord) -> str | None:
     return "".join(failure.notes) if failure is not None else ""
 
 
+def waits_for_turn(record: RunRecord) -> bool:
+    """Whether a run has not begun because its queue has no room."""
+    is_open = record.status is RunStatus.RUNNING
+    return is_open and record.stuck is None and record.wake_at == NEVER
+
+
 def status_word(record: RunRecord) -> str:
     """What people call the status of a run."""
     if record.stuck is None:
-        return record.status.value
+        return WAITING if waits_for_turn(record) else record.status.value
     return PAUSED if is_paused(record.stuck) else STUCK
 
 

@@ -15,8 +15,14 @@ from durable.clock import to_datetime
 from durable.errors import InvalidOptionError, QueueNotFoundError
 from durable.options import Duration, check_id, to_microseconds
 from durable.store.activity_tasks import TaskState
-from durable.store.queries import CountActivityTasks, ReadQueues
-from durable.store.queues import DeleteQueue, PutQueue, QueueRecord
+from durable.store.queries import CountActivityTasks, CountRunTurns, ReadQueues
+from durable.store.queues import (
+    DeleteQueue,
+    PutQueue,
+    QueueRecord,
+    TurnState,
+)
+from durable.store.records import OF_RUNS
 from durable.suggestions import closest
 
 _COUNT_MAX: Final = 1_000_000
@@ -26,7 +32,7 @@ _Limit = int | msgspec.UnsetType | None
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """How many activities of a queue begin within a time.
+    """How many activities, or runs, of a queue begin within a time.
 
     Attributes:
         count: so many.
@@ -56,6 +62,7 @@ class QueueDescription(msgspec.Struct, frozen=True, kw_only=True):
         note: what whoever has configured it said.
         waiting: how many activities wait in it, up to 100,000 in all queues.
         running: how many run, and count towards its limits.
+        of_runs: all of it is about whole runs, not about activities.
     """
 
     name: str
@@ -67,6 +74,7 @@ class QueueDescription(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     waiting: int = 0
     running: int = 0
+    of_runs: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -82,8 +90,21 @@ class Queues:
     processes hear within five seconds, and what runs by then is not counted.
     """
 
-    def __init__(self, open_client: Callable[[], Connection]) -> None:
+    def __init__(
+        self, open_client: Callable[[], Connection], *, of_runs: bool = False
+    ) -> None:
         self._open_client = open_client
+        self._ending = OF_RUNS if of_runs else ""
+
+    @property
+    def runs(self) -> Queues:
+        """The same for whole runs of workflows: how many of a queue are under way.
+
+        A run that has not begun waits for its turn; one that has begun goes on, and its
+        slot is free when it closes. Runs that follow it, by continuing as new or by a
+        retry, take its slot over, and children of the same queue need none.
+        """
+        return Queues(self._open_client, of_runs=True)
 
     async def configure(
         self,
@@ -115,6 +136,11 @@ class Queues:
             InvalidIdError: the name breaks the rule for ids.
         """
         check_id(name, "the queue's name")
+        if self._ending and worker_concurrency not in (None, msgspec.UNSET):
+            raise InvalidOptionError(
+                "worker_concurrency is of activities: any worker may go on with a run.",
+                hint="Give concurrency, which is of all workers.",
+            )
         given: dict[str, Any] = {
             key: _check_limit(key, value)
             for key, value in (
@@ -164,19 +190,35 @@ class Queues:
     async def list(self) -> builtins.list[QueueDescription]:
         """List the queues that somebody has configured, by name."""
         client = self._open_client()
-        records = await client.store.read(ReadQueues(client.namespace))
+        records = await self._read(client)
         if not records:
             return []
-        counts = await client.store.read(CountActivityTasks(client.namespace))
-        by_state = {(one.task_queue, one.state): one.tasks for one in counts}
+        store, namespace = client.store, client.namespace
+        if self._ending:
+            turns = await store.read(CountRunTurns(namespace))
+            by_state = {(one.task_queue, str(one.state)): one.runs for one in turns}
+        else:
+            tasks = await store.read(CountActivityTasks(namespace))
+            by_state = {(one.task_queue, str(one.state)): one.tasks for one in tasks}
+        running = TurnState.ADMITTED if self._ending else TaskState.CLAIMED
         return [
             _describe(
-                one,
-                by_state.get((one.name, TaskState.WAITING), 0),
-                by_state.get((one.name, TaskState.CLAIMED), 0),
+                record,
+                name,
+                by_state.get((name, "waiting"), 0),
+                by_state.get((name, running), 0),
             )
-            for one in records
+            for name, record in records.items()
         ]
+
+    async def _read(self, client: Connection) -> dict[str, QueueRecord]:
+        """The rows that are about activities, or about runs, by the queue's name."""
+        found = await client.store.read(ReadQueues(client.namespace))
+        return {
+            one.name.removesuffix(OF_RUNS): one
+            for one in found
+            if one.name.endswith(OF_RUNS) == bool(self._ending)
+        }
 
     async def delete(self, name: str) -> None:
         """Take all limits of a queue away.
@@ -185,10 +227,9 @@ class Queues:
             QueueNotFoundError: nobody has configured it.
         """
         client = self._open_client()
-        operation = DeleteQueue(namespace=client.namespace, name=name)
+        operation = DeleteQueue(namespace=client.namespace, name=name + self._ending)
         if not await client.store.perform(operation):
-            records = await client.store.read(ReadQueues(client.namespace))
-            raise _unknown(name, [one.name for one in records])
+            raise _unknown(name, await self._read(client))
         await self._tell(client)
 
     async def _change(
@@ -202,14 +243,13 @@ class Queues:
         client = self._open_client()
         store, namespace = client.store, client.namespace
         while True:  # who is too late finds out, and somebody has changed it
-            records = await store.read(ReadQueues(namespace))
-            found = {one.name: one for one in records}
+            found = await self._read(client)
             before = found.get(name)
             if before is None and must_be:
                 raise _unknown(name, found)
             version = 0 if before is None else before.version
             record = msgspec.structs.replace(
-                before or QueueRecord(namespace=namespace, name=name),
+                before or QueueRecord(namespace=namespace, name=name + self._ending),
                 version=version + 1,
                 **given,
             )
@@ -230,13 +270,15 @@ class Queues:
             await client.worker.heed_queues()
 
 
-def _describe(record: QueueRecord, waiting: int, running: int) -> QueueDescription:
+def _describe(
+    record: QueueRecord, name: str, waiting: int, running: int
+) -> QueueDescription:
     rate = None
     if record.rate_count and record.rate_per:
         rate = Rate(record.rate_count, _shown(record.rate_per), record.rate_burst)
     since = record.paused_at
     return QueueDescription(
-        name=record.name,
+        name=name,
         concurrency=record.concurrency,
         worker_concurrency=record.worker_concurrency,
         key_concurrency=record.key_concurrency,
@@ -245,6 +287,7 @@ def _describe(record: QueueRecord, waiting: int, running: int) -> QueueDescripti
         note=record.note,
         waiting=waiting,
         running=running,
+        of_runs=record.name != name,
     )
 
 

@@ -19,6 +19,11 @@ class SyncQueues:
         self._thread = thread
         self._queues = queues
 
+    @property
+    def runs(self) -> SyncQueues:
+        """The same for whole runs of workflows; see `Queues.runs`."""
+        return SyncQueues(self._thread, self._queues.runs)
+
     def configure(
         self,
         name: str,

@@ -110,6 +110,9 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     last_result: Payload | msgspec.UnsetType = msgspec.UNSET
     last_failure: Failure | msgspec.UnsetType = msgspec.UNSET
     original_run_id: str | msgspec.UnsetType = msgspec.UNSET
+    priority: int | msgspec.UnsetType = msgspec.UNSET
+    fairness_key: str | msgspec.UnsetType = msgspec.UNSET
+    fairness_weight: int | msgspec.UnsetType = msgspec.UNSET
 
     def begins_at(self, started_at: int) -> int:
         """When its first task is due, and its timeouts begin."""

@@ -4,6 +4,8 @@ It keeps the contract of `durable.store.store` word for word, but for durability
 nothing survives the process.
 """
 
+# size: one line for each query that a store answers.
+
 from __future__ import annotations
 
 import asyncio
@@ -579,6 +581,13 @@ class MemoryStore:
         ),
         queries.CountActivityTasks: lambda self, q: self._database.count_tasks(
             q.namespace
+        ),
+        queries.CountRunTurns: lambda self, q: self._database.count_all_turns(
+            q.namespace
+        ),
+        queries.FindRunTurn: lambda self, q: self._database.find_turn(q.run_id),
+        queries.NextRunTurnAt: lambda self, q: self._database.next_turn_at(
+            q, self._worker
         ),
         queries.FindStarted: _find_started,
         queries.FindOutbox: lambda self, q: find_in_outbox(self._database.outbox, q),

@@ -15,7 +15,7 @@ from durable.store.deciding import rows as bits
 from durable.store.deciding.deleting import OpenParent, Tie
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen
-from durable.store.memory.memory_tasks import MemoryTasks
+from durable.store.memory.memory_turns import MemoryTurns
 from durable.store.records import (
     NEVER,
     RUNNING,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 replace = msgspec.structs.replace
 
 
-class MemoryDatabase(MemoryTasks):
+class MemoryDatabase(MemoryTurns):
     """Runs, histories, inboxes, attempts and workers of one in-process database.
 
     Implements `Tables`. Several stores may share one, from several threads: hold

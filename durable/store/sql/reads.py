@@ -22,8 +22,8 @@ from durable.store.records import NEVER, LoadedRun
 from durable.store.sql import outbox, salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
+from durable.store.sql.tasks import run_turns, task_reads
 from durable.store.sql.tasks import statements as task_statements
-from durable.store.sql.tasks import task_reads
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -509,6 +509,12 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.ListActivityTasks: _each(task_reads.listed),
     queries.FindCancelledTasks: _own(task_reads.cancelled),
     queries.CountActivityTasks: _each(task_reads.counted),
+    queries.CountRunTurns: _each(run_turns.counted),
+    queries.FindRunTurn: _each(run_turns.found),
+    queries.NextRunTurnAt: lambda session, asked: [
+        None if worker is None else run_turns.next_at(session, query, worker)
+        for query, worker in asked
+    ],
     queries.NextActivityTaskAt: lambda session, asked: [
         None if worker is None else task_reads.next_at(session, query, worker)
         for query, worker in asked

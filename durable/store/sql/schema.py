@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
-HEAD: Final = "0012"
+HEAD: Final = "0013"
 """The newest revision in `migrations/versions`."""
 
 COPYING: Final = "copying "

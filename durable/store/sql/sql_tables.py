@@ -16,6 +16,7 @@ from durable.store.sql import deleting, reads, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import RUNS
 from durable.store.sql.tasks import statements as task_statements
+from durable.store.sql.tasks.run_turns import RunTurnTables
 from durable.store.sql.tasks.task_tables import TaskTables
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     )
 
 
-class SqlTables(TaskTables):
+class SqlTables(TaskTables, RunTurnTables):
     """Implements `Tables` but for `look` and `write`."""
 
     _find_claimable = statements.FIND_CLAIMABLE

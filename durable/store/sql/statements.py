@@ -237,6 +237,8 @@ _SERVED: Final = sa.or_(
     RUNS.c.version.is_(None),
     (RUNS.c.version + "@" + RUNS.c.workflow_type).in_(_many("versions")),
 )
+SERVED: Final = (RUNS.c.workflow_type.in_(_many("workflow_types")), _SERVED)
+"""What a worker has code for, of whatever queue."""
 _AT_REST: Final = (RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
 FIND_CLAIMABLE: Final = (
     by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_due")

@@ -418,6 +418,43 @@ QUEUES: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Written by claims of a queue whose runs are limited, and by nothing else: a chain that
+# has closed has a row until the next claim.
+RUN_TURNS: Final = sa.Table(
+    "durable_run_turns",
+    METADATA,
+    sa.Column("first_run_id", _id(), primary_key=True),
+    sa.Column("run_id", _id(), nullable=False),
+    sa.Column("namespace", _place(), nullable=False),
+    sa.Column("task_queue", _place(), nullable=False),
+    sa.Column("workflow_id", _id(), nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("state", _id(32), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("fairness_key", _id(64), nullable=False),
+    sa.Column("fairness_weight", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+sa.Index(
+    "durable_run_turns_turns",
+    RUN_TURNS.c.namespace,
+    RUN_TURNS.c.task_queue,
+    RUN_TURNS.c.state,
+    RUN_TURNS.c.priority,
+    RUN_TURNS.c.fairness_key,
+    RUN_TURNS.c.due_at,
+    RUN_TURNS.c.run_id,
+)
+sa.Index(
+    "durable_run_turns_expiry",
+    RUN_TURNS.c.namespace,
+    RUN_TURNS.c.task_queue,
+    RUN_TURNS.c.state,
+    RUN_TURNS.c.expires_at,
+)
+sa.Index("durable_run_turns_run", RUN_TURNS.c.run_id)
+
 # Written by the connections of strangers, in transactions of theirs: so no key of it
 # can refuse a row, and nothing else is looked at. Numbers are the database's own, since
 # clocks of several programs differ.

@@ -15,6 +15,7 @@ from durable.testing.contract.activities.claims import TaskClaimContract
 from durable.testing.contract.activities.closings import TaskClosingContract
 from durable.testing.contract.activities.endings import TaskEndingContract
 from durable.testing.contract.activities.queues import QueueContract
+from durable.testing.contract.activities.run_turns import RunTurnContract
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.keeping.deletions import DeletionContract
@@ -63,6 +64,7 @@ class StoreContract(
     TaskEndingContract,
     TaskClosingContract,
     QueueContract,
+    RunTurnContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

@@ -18,12 +18,13 @@ from durable.telling.escaping import escape
 
 T = TypeVar("T")
 _HEADINGS: Final = (
-    *("QUEUE", "STATE", "RUNNING", "WAITING", "AT ONCE", "PER WORKER", "PER KEY"),
+    *("QUEUE", "OF", "STATE", "RUNNING", "WAITING", "AT ONCE", "PER WORKER", "PER KEY"),
     *("RATE", "NOTE"),
 )
 _LIMITS: Final = ("concurrency", "worker_concurrency", "key_concurrency")
 
 _name = click.argument("name")
+_runs = click.option("--runs", is_flag=True, help="Of whole runs, not of activities.")
 _note = click.option("--note", metavar="TEXT", help="What others are told of it.")
 
 
@@ -40,7 +41,7 @@ def queue() -> None:
 @pass_session
 def list_queues(session: Session, /) -> None:
     """List the queues that somebody has configured."""
-    found = _ask(session, lambda of: of.list())
+    found = sorted(_ask(session, _list_all), key=lambda one: (one.name, one.of_runs))
     if session.is_json:
         for one in found:
             write_json(one.to_dict())
@@ -52,15 +53,17 @@ def list_queues(session: Session, /) -> None:
 
 @queue.command("show")
 @_name
+@_runs
 @standard_options
 @pass_session
-def show(session: Session, /, *, name: str) -> None:
+def show(session: Session, /, *, name: str, runs: bool) -> None:
     """Show one, with what waits in it and runs."""
-    _show(session, _ask(session, lambda of: of.get(name)))
+    _show(session, _ask(session, lambda of: of.get(name), of_runs=runs))
 
 
 @queue.command("set")
 @_name
+@_runs
 @click.option("--concurrency", metavar="N", help="So many run at once; or none.")
 @click.option("--worker-concurrency", metavar="N", help="On one worker; or none.")
 @click.option("--key-concurrency", metavar="N", help="Of one key; or none.")
@@ -69,43 +72,52 @@ def show(session: Session, /, *, name: str) -> None:
 @_note
 @standard_options
 @pass_session
-def set_limits(session: Session, /, *, name: str, **given: str | None) -> None:
+def set_limits(
+    session: Session, /, *, name: str, runs: bool, **given: str | None
+) -> None:
     """Give a queue limits; what is left out stays, and "none" takes one away."""
     said = _settings(given)
-    _show(session, _ask(session, lambda of: of.configure(name, **said)))
+    _show(session, _ask(session, lambda of: of.configure(name, **said), of_runs=runs))
 
 
 @queue.command("pause")
 @_name
+@_runs
 @_note
 @standard_options
 @pass_session
-def pause(session: Session, /, *, name: str, note: str | None) -> None:
+def pause(session: Session, /, *, name: str, runs: bool, note: str | None) -> None:
     """Let nothing of a queue begin any more; what runs goes on."""
     said: dict[str, Any] = {} if note is None else {"note": note}
-    _show(session, _ask(session, lambda of: of.pause(name, **said)))
+    _show(session, _ask(session, lambda of: of.pause(name, **said), of_runs=runs))
 
 
 @queue.command("resume")
 @_name
+@_runs
 @standard_options
 @pass_session
-def resume(session: Session, /, *, name: str) -> None:
+def resume(session: Session, /, *, name: str, runs: bool) -> None:
     """Let a paused queue go on."""
-    _show(session, _ask(session, lambda of: of.resume(name)))
+    _show(session, _ask(session, lambda of: of.resume(name), of_runs=runs))
 
 
 @queue.command("delete")
 @_name
+@_runs
 @standard_options
 @pass_session
-def delete(session: Session, /, *, name: str) -> None:
+def delete(session: Session, /, *, name: str, runs: bool) -> None:
     """Take all limits of a queue away."""
-    _ask(session, lambda of: of.delete(name))
+    _ask(session, lambda of: of.delete(name), of_runs=runs)
     if session.is_json:
         write_json({"name": name, "deleted": True})
     else:
         write_line(f"queue {escape(name)} has no limits any more")
+
+
+async def _list_all(queues: Queues) -> list[QueueDescription]:
+    return [*await queues.list(), *await queues.runs.list()]
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -138,10 +150,12 @@ def _number(name: str, text: str) -> int | None:
         ) from None
 
 
-def _ask(session: Session, ask: Callable[[Queues], Awaitable[T]]) -> T:
+def _ask(
+    session: Session, ask: Callable[[Queues], Awaitable[T]], *, of_runs: bool = False
+) -> T:
     async def answer() -> T:
         async with open_client(session) as (engine, _):
-            return await ask(engine.queues)
+            return await ask(engine.queues.runs if of_runs else engine.queues)
 
     return asyncio.run(answer())
 
@@ -167,6 +181,7 @@ def _cells(one: QueueDescription) -> tuple[str, ...]:
     shown = ["-" if limit is None else str(limit) for limit in limits]
     return (
         escape(one.name),
+        "runs" if one.of_runs else "activities",
         "open" if one.paused_at is None else "paused",
         str(one.running),
         str(one.waiting),

@@ -30,6 +30,7 @@ RUN_KEYS = {
     "version",
     "stuck",
     "paused",
+    "waits_for_turn",
     "first_run_id",
     "continued_from_run_id",
     "parent_workflow_id",

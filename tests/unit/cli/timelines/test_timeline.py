@@ -433,6 +433,7 @@ def test_every_status_of_a_run_has_a_look() -> None:
     assert set(STATUS_ROLES) == {status.value for status in RunStatus} | {
         "stuck",
         "paused",
+        "waiting",
     }
 
 
