@@ -7,10 +7,11 @@ function, its timeout or its cancellation, whichever comes first; the rest is no
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from durable import limits
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -34,7 +35,7 @@ from durable.runs.activity_tasks.task_rows import (
 )
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
 from durable.runs.incoming import Item
-from durable.runs.live_run import Attempt, LiveRun
+from durable.runs.live_run import Attempt, LiveRun, Unwritten
 from durable.runs.states import (
     AT_REST,
     BACKOFF,
@@ -58,6 +59,7 @@ from durable.store.records import (
 _RUNS: Final = (RUNNING, CANCELLING)
 _READS: Final = (UNREAD, REPLAYING)
 """Others may have begun meanwhile what it remembers as waiting."""
+_SHORT_WAIT: Final = int(limits.LOCAL_SECONDS * 1_000_000)
 
 # --- beginning ------------------------------------------------------------------------
 
@@ -107,7 +109,9 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
             continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
-        if attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
+        if run.is_unwritten(attempt.scheduled_event_id):
+            order(attempt, effects, now)
+        elif attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING
             record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
@@ -253,6 +257,13 @@ def failed(
         )
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):
+        if run.unwritten and run.is_unwritten(attempt.scheduled_event_id):
+            if decision.delay > _SHORT_WAIT:
+                put_off(run.unwritten, given)
+                return
+            end(attempt, state, effects, failure, decision)
+            _wait_here(attempt, failure, now + decision.delay, effects)
+            return
         _try_again(attempt, failure, decision, state, effects, now)
         return
     if decision.retry_state == retry.IN_DOUBT:
@@ -293,6 +304,24 @@ def _try_again(
     )
     recording = _submit(following, rows, Then.FOLLOW, effects)
     recording.ended = rows[0]
+
+
+def put_off(unwritten: Unwritten, given: Any) -> None:
+    """Let what calls for a row wait until the activity that it is of is written."""
+    unwritten.held += (given,)
+    unwritten.is_due = True
+
+
+def _wait_here(
+    attempt: Attempt, failure: Failure, due_at: int, effects: Effects
+) -> None:
+    """Let the next attempt of an activity wait that is not written, as that is not."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    following = following_attempt(attempt, failure, due_at)
+    following.phase, following.has_row = BACKOFF, False
+    run.attempts.pop(number, None)
+    run.backoffs[number] = following
+    effects.rare.again = also(effects.rare.again, due_at)
 
 
 def ask_operator(
@@ -360,7 +389,8 @@ def queued(
     """The pool has no room for an attempt: a row says that it has not begun."""
     if given.attempt.phase is OVER:
         return
-    may_offer = run.terms.has_others and not given.attempt.body
+    is_ours = given.attempt.body or given.attempt.scheduled.settings.is_local
+    may_offer = run.terms.has_others and not is_ours
     may_offer = may_offer or is_given_out(run, given.attempt.scheduled)
     if may_offer and run.paused is None:
         offer(given.attempt, effects, now)
@@ -469,7 +499,10 @@ def close(
         end(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
-    run.incoming.add(Item(outcome))
+    item = Item(outcome)
+    if attempt.scheduled.settings.is_local:
+        item.is_local = True
+    run.incoming.add(item)
     if attempt.has_row or state is not ATTEMPT_COMPLETED:
         run.ended += (rows_of.row_of(attempt, state, failure, now),)
 
@@ -513,7 +546,7 @@ def _submit(
     tasks: tuple[ActivityTaskRecord, ...] = (),
 ) -> Recording:
     run = attempt.run
-    row = run.wanted_row(is_busy=run.state is not AT_REST)
+    row = run.wanted_row(is_busy=run.state is not AT_REST or run.unwritten is not None)
     epoch = run.spend_epoch(stays=row[0])
     run.row = row
     operation = RecordAttempts(

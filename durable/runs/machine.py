@@ -36,9 +36,10 @@ from durable.errors import (
     StoreError,
 )
 from durable.runs import attempts, inputs, leaving, messages, restoring, writes
+from durable.runs.activity_tasks import local_turns
 from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.incoming import Item
-from durable.runs.live_run import LiveRun, deadline_of
+from durable.runs.live_run import LiveRun, Unwritten, deadline_of
 from durable.runs.outgoing import child_begun, delivered, deliveries_of, timed_out
 from durable.runs.states import (
     AT_REST,
@@ -71,6 +72,14 @@ def handle(run: LiveRun, given: inputs.AnyInput, now: int) -> Effects:
             f" {type(given).__name__}, which may not come then."
         )
     effects = Effects()
+    unwritten = run.unwritten
+    if (
+        unwritten is not None
+        and type(given) in local_turns.NEED_ROWS
+        and run.is_unwritten(given.attempt.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
+    ):
+        attempts.put_off(unwritten, given)
+        handler = _HANDLERS[run.state][inputs.Due]
     handler(run, given, effects, now)
     return effects
 
@@ -105,7 +114,10 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
     if run.must_read:
         _read_again(run, effects)
         return
-    incoming = run.incoming
+    incoming, unwritten = run.incoming, run.unwritten
+    if unwritten is not None and local_turns.must_be_written(run, unwritten, now):
+        writes.write_unwritten(run, effects, now)
+        return
     if incoming.held and not incoming.is_reading:
         messages.take_held(run, effects, now)
     if run.resolutions:
@@ -129,6 +141,8 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
 
 def _rest(run: LiveRun, effects: Effects, now: int) -> None:
     """There is nothing to drive; something may have to be written all the same."""
+    if run.unwritten is not None:
+        return  # it will be, with all that waits for the next write
     if run.ended:
         writes.keep_inputs(run, effects, now)
     elif run.incoming.stale or run.incoming.stale_requests:
@@ -143,6 +157,7 @@ def _read_again(run: LiveRun, effects: Effects) -> None:
     """Have the history read again; inputs and attempts stay."""
     run.must_read = False
     run.state = UNREAD
+    local_turns.forget(run, effects)
     effects.rare.read_run = True
 
 
@@ -218,9 +233,18 @@ def _driven(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> N
     completion = given.completion
     if given.headers is not None:
         run.task_headers, run.notes = given.headers, given.notes
+    items = run.incoming.in_commit
+    if (
+        items
+        and items[0].is_local
+        and local_turns.begin_unwritten(run, completion, effects, now)
+    ):
+        run.state = AT_REST
+        _proceed(run, effects, now)
+        return
     if completion.failure is not None:
         run.incoming.keep_updates()
-        if not completion.events:
+        if not completion.events and run.unwritten is None:
             run.incoming.in_commit = ()
             _turn_failed(run, completion.failure, effects)
             return
@@ -236,10 +260,16 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     if type(result) is MailArrived:
         # The code must see the messages before it may end: live through it again.
         writes.take_back(run)
-        _read_again(run, effects)
+        if run.unwritten is None:
+            _read_again(run, effects)
+        else:  # it need not live through local activities again
+            run.must_read, run.notes = True, ()
+            writes.write_unwritten(run, effects, now)
         return
     run.commits += 1
     run.operation = None
+    if run.unwritten is not None:
+        _written(run, run.unwritten, effects, now)
     if completion is None or completion.failure is not None:
         told = run.incoming.settle()
         if told:
@@ -254,6 +284,15 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     _turn_committed(run, result, effects, now)
 
 
+def _written(run: LiveRun, unwritten: Unwritten, effects: Effects, now: int) -> None:
+    """Let what was put off follow, now that its activities are recorded."""
+    run.unwritten = None
+    effects.rare.notes = unwritten.notes
+    if run.completion is None or not run.completion.is_closed:
+        for given in unwritten.held:
+            _HANDLERS[COMMITTING][type(given)](run, given, effects, now)
+
+
 def _turn_committed(
     run: LiveRun, committed: Committed | None, effects: Effects, now: int
 ) -> None:
@@ -263,7 +302,8 @@ def _turn_committed(
     messages.tell(run, completion, effects)
     events = completion.events
     if run.notes:
-        effects.rare.notes, run.notes = run.notes, ()
+        effects.rare.notes = [*effects.rare.notes, *run.notes]
+        run.notes = ()
     run.failed_tries = run.refusals = 0
     if committed is not None:
         effects.rare.spread = committed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from durable.core.history.codec import at_version, decode_rows, encode_events
@@ -32,6 +34,8 @@ from durable.store.records import (
     ParkRun,
     StartRun,
 )
+
+_NO_TURN: Final = WorkflowTaskCompletion(task_number=0)
 
 
 def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> None:
@@ -95,11 +99,15 @@ def _may_offer(
 def commit(
     run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects, now: int
 ) -> bool:
-    """Write what a turn decided; False if nothing of it is to be kept."""
+    """Write what a turn decided, and those before it that are not written yet.
+
+    False if nothing of it is to be kept.
+    """
     incoming, events = run.incoming, completion.events
     numbers, requests = incoming.consume()
     settled, replies = messages.settled_updates(run, completion, now)
-    if not (events or numbers or requests or settled):
+    unwritten = run.unwritten
+    if not (events or numbers or requests or settled or unwritten):
         return False
     run_id, closes = run.run_id, completion.is_closed
     kinds = kinds_of(events)
@@ -117,9 +125,10 @@ def commit(
     begins_work = begins_work or completion.failure is not None
     row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     said = said_by(run, completion, kinds)
+    rows = encode_events(run_id, events)
     operation = CommitTask(
         run_id=run_id,
-        rows=encode_events(run_id, events),
+        rows=rows if unwritten is None else unwritten.rows + rows,
         epoch=run.spend_epoch(stays=row[0]),
         status=STATUS_OF[type(events[-1].attributes)] if closes else None,
         closed_at=events[-1].time if closes else None,
@@ -146,20 +155,26 @@ def commit(
     return True
 
 
+def write_unwritten(run: LiveRun, effects: Effects, now: int) -> None:
+    """Write the turns that have waited for another, without one."""
+    commit(run, _NO_TURN, effects, now)
+
+
 def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     """Record what waits without driving the code, if anything does."""
     kept, left = run.incoming.keep()
     for item in left:
         effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
     messages.give_back_updates(left, effects)
-    if not (kept or run.ended or run.incoming.stale):
+    unwritten = run.unwritten
+    if not (kept or run.ended or run.incoming.stale or unwritten):
         return
     numbers, requests = run.incoming.consume()
-    events = run.replayer.unprocessed_events(now, kept)
+    rows = encode_events(run.run_id, run.replayer.unprocessed_events(now, kept))
     wake_at = run.row[1] if run.paused is None else None
     operation = CommitTask(
         run_id=run.run_id,
-        rows=encode_events(run.run_id, events),
+        rows=rows if unwritten is None else unwritten.rows + rows,
         epoch=run.spend_epoch(stays=True),
         update_run=True,
         is_active=True,

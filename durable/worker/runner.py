@@ -250,6 +250,17 @@ class Runner:
             self.spawn(self._read_again(run))
         if rare.look_around:
             self._outside.look_around()
+        for instant in rare.again:
+            self._come_again(run, instant)
+
+    def _come_again(self, run: LiveRun, instant: int) -> None:
+        """Look what is due for a run at an instant of which no row speaks."""
+        left = (instant - self._store.now()) / 1_000_000
+        if left > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(left, self._come_again, run, instant)
+        elif run.state is not GONE:
+            self.feed(run, inputs.Due())
 
     def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
         given = inputs.Settled(result) if error is None else inputs.Refused(error)

@@ -76,6 +76,7 @@ DEFAULTS: Final = ActivityOptions(
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     effect="idempotent",
     in_doubt="raise",
+    local=False,
     match_arguments=True,
     summary=None,
 )
@@ -124,7 +125,7 @@ class Activity(Unchanging, Generic[P, R]):
         self._options = options
         self._target = ActivityTarget(
             name,
-            settings_of(name, options, kind.verify),
+            settings_of(name, options, kind),
             options.get("summary"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)

@@ -76,4 +76,10 @@ def _hand_out(operation: str) -> Future[str]:
             " closure ends with its process.",
             hint="Await an external_promise() beside it, and hand its token out.",
         )
+    if context.info.settings.is_local:
+        raise InvalidCallError(
+            f"{operation} was called in local activity {context.info.activity_type!r},"
+            " which may not even be recorded.",
+            hint="Leave out local: what others are to complete takes its time.",
+        )
     return context.hand_out(context)

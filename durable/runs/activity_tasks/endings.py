@@ -151,7 +151,7 @@ def decide_doubt(
     """
     may_repeat = not settings.at_most_once and settings.retry_policy.max_attempts != 1
     if lost + 1 < limits.LOST_ATTEMPTS_MAX and (
-        may_repeat or settings.effect or settings.is_verified
+        may_repeat or settings.effect or settings.is_verified or settings.is_local
     ):
         return retry.Retry(retry.stagger(lost + 1, key))
     return _give_up(settings)
