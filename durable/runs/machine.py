@@ -17,7 +17,6 @@ from durable.core.history.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     StartChildWorkflowExecutionInitiated,
-    next_run_id,
 )
 from durable.core.history.payload import Failure
 from durable.core.workflow_task import (
@@ -39,7 +38,7 @@ from durable.runs import attempts, inputs, leaving, messages, restoring, writes
 from durable.runs.activity_tasks import local_turns
 from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.incoming import Item
-from durable.runs.live_run import LiveRun, Unwritten, deadline_of
+from durable.runs.live_run import LiveRun, deadline_of
 from durable.runs.outgoing import child_begun, delivered, deliveries_of, timed_out
 from durable.runs.states import (
     AT_REST,
@@ -72,13 +71,7 @@ def handle(run: LiveRun, given: inputs.AnyInput, now: int) -> Effects:
             f" {type(given).__name__}, which may not come then."
         )
     effects = Effects()
-    unwritten = run.unwritten
-    if (
-        unwritten is not None
-        and type(given) in local_turns.NEED_ROWS
-        and run.is_unwritten(given.attempt.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
-    ):
-        attempts.put_off(unwritten, given)
+    if run.unwritten is not None and local_turns.put_off(run, given):
         handler = _HANDLERS[run.state][inputs.Due]
     handler(run, given, effects, now)
     return effects
@@ -182,7 +175,7 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     result, completion = given.result, run.completion
     assert isinstance(result, Started)  # noqa: S101 - of a start
     assert completion is not None  # noqa: S101 - it was driven
-    effects.creation = Creation(run.creator, result, _has_ended(run))
+    effects.creation = Creation(run.creator, result, writes.ends_chain(completion))
     run.creator = None
     run.commits += 1
     if not result.created:
@@ -202,16 +195,6 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
         writes.park(run, completion.failure.failure, effects)
     else:
         _read_again(run, effects)
-
-
-def _has_ended(run: LiveRun) -> bool:
-    """Whether its chain ended in the first turn: going on as new is no end."""
-    completion = run.completion
-    return (
-        completion is not None
-        and completion.is_closed
-        and next_run_id(completion.events[-1].attributes) is None
-    )
 
 
 def _not_created(
@@ -269,7 +252,8 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     run.commits += 1
     run.operation = None
     if run.unwritten is not None:
-        _written(run, run.unwritten, effects, now)
+        for late in local_turns.take_written(run, effects):
+            _HANDLERS[COMMITTING][type(late)](run, late, effects, now)
     if completion is None or completion.failure is not None:
         told = run.incoming.settle()
         if told:
@@ -282,15 +266,6 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
         return
     assert result is None or type(result) is Committed  # noqa: S101 - of a turn
     _turn_committed(run, result, effects, now)
-
-
-def _written(run: LiveRun, unwritten: Unwritten, effects: Effects, now: int) -> None:
-    """Let what was put off follow, now that its activities are recorded."""
-    run.unwritten = None
-    effects.rare.notes = unwritten.notes
-    if run.completion is None or not run.completion.is_closed:
-        for given in unwritten.held:
-            _HANDLERS[COMMITTING][type(given)](run, given, effects, now)
 
 
 def _turn_committed(

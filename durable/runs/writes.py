@@ -11,6 +11,7 @@ from durable.core.history.events import (
     ActivityTaskScheduled,
     Attributes,
     WorkflowExecutionUpdateCompleted,
+    next_run_id,
 )
 from durable.core.history.payload import PAUSED, Failure, paused_by
 from durable.core.workflow_task import WorkflowTaskCompletion
@@ -83,6 +84,13 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
         operation = offering.add_to_start(operation, offers)
     run.operation, run.completion = operation, completion
     effects.write = operation
+
+
+def ends_chain(completion: WorkflowTaskCompletion) -> bool:
+    """Whether a turn ends its run and what follows of it: going on as new is no end."""
+    return (
+        completion.is_closed and next_run_id(completion.events[-1].attributes) is None
+    )
 
 
 def _may_offer(

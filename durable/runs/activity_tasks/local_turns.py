@@ -35,17 +35,15 @@ _KINDS: Final = {
 }
 _DATA: Final = 5
 """Where a row has what its event holds."""
-NEED_ROWS: Final = frozenset(
-    {
-        inputs.AttemptNotBegun,
-        inputs.AttemptUnrecorded,
-        inputs.AttemptDoubtful,
-        inputs.AttemptBeat,
-        inputs.AttemptQueued,
-        inputs.AttemptUnknown,
-        inputs.AttemptReady,
-        inputs.AttemptLeft,
-    }
+_NEED_ROWS: Final = (
+    inputs.AttemptNotBegun,
+    inputs.AttemptUnrecorded,
+    inputs.AttemptDoubtful,
+    inputs.AttemptBeat,
+    inputs.AttemptQueued,
+    inputs.AttemptUnknown,
+    inputs.AttemptReady,
+    inputs.AttemptLeft,
 )
 """What calls for a row of its attempt, and so for the event that this hangs at."""
 
@@ -116,6 +114,29 @@ def must_be_written(run: LiveRun, unwritten: Unwritten, now: int) -> bool:
             and (now >= unwritten.write_by or not is_under_way(run))
         )
     )
+
+
+def put_off(run: LiveRun, given: inputs.AnyInput) -> bool:
+    """Whether an input has to wait until the activity that it is of is written."""
+    unwritten = run.unwritten
+    if (
+        unwritten is None
+        or not isinstance(given, _NEED_ROWS)
+        or given.attempt.scheduled_event_id <= unwritten.after
+    ):
+        return False
+    attempts.put_off(unwritten, given)
+    return True
+
+
+def take_written(run: LiveRun, effects: Effects) -> tuple[inputs.AnyInput, ...]:
+    """What had to wait until now that all turns are written."""
+    unwritten, run.unwritten = run.unwritten, None
+    if unwritten is None:
+        return ()
+    effects.rare.notes = unwritten.notes
+    is_closed = run.completion is not None and run.completion.is_closed
+    return () if is_closed else unwritten.held
 
 
 def forget(run: LiveRun, effects: Effects) -> None:
