@@ -27,7 +27,7 @@ from tests.sizes import examples
 
 Step: TypeAlias = tuple[str, int]
 
-_DOES: Final = ("", "act", "act", "act once", "cancel", "sleep", "bug", "end")
+_DOES: Final = ("", "act", "act", "local", "local", "act once", "cancel", "sleep", "bug", "end")
 _ENDS: Final = (
     "completed",
     "completed",
@@ -126,6 +126,9 @@ class Player:
         row = world.record.is_active, world.record.wake_at
         # Of mail that nobody has told it of the run knows nothing; the row does.
         assert row in (run.row, (False, AT_ONCE))
+        if run.unwritten is not None:
+            assert run.row[0], "others would take it"
+            return  # no row speaks of what waits there for its time
         is_active, wake_at = run.wanted_row(is_busy=False)
         assert run.row in ((True, wake_at), (is_active, wake_at))
 
@@ -259,6 +262,8 @@ class Player:
             how = _ENDS[which % len(_ENDS)]
             if how in {"unknown", "queued"} and attempt.phase.value != "running":
                 how = "completed"
+            if how == "lost" and attempt.scheduled.settings.is_local:
+                how = "completed"  # it has no process of its own
             if how == "stopped" and attempt.phase.value != "cancelling":
                 how = "failed"
             self.world.end_attempt(attempt, how)
@@ -408,14 +413,12 @@ class Player:
         assert all(one.phase is OVER for one in run.attempts.values())
 
 
-@settings(max_examples=examples(1000))
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(_STEPS), st.integers(0, 60)), min_size=15, max_size=80
-    )
-)
-def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
-    player = Player()
+def _steps(names: tuple[str, ...]) -> st.SearchStrategy[list[Step]]:
+    step = st.tuples(st.sampled_from(names), st.integers(0, 60))
+    return st.lists(step, min_size=15, max_size=80)
+
+
+def _play(player: Player, steps: list[Step]) -> None:
     try:
         for step in steps:
             player.take(step)
@@ -425,3 +428,24 @@ def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
         obeyer.BROKEN[0] = False
         if player.world.run is not None:
             player.world.run.replayer.tear_down()
+
+
+@settings(max_examples=examples(1000))
+@given(_steps(_STEPS))
+def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
+    _play(Player(), steps)
+
+
+@settings(max_examples=examples(1000))
+@given(_steps((*_STEPS, *("end attempt", "drive") * 8)), st.integers(1, 3))
+def test_so_does_one_whose_local_activities_are_not_written(
+    steps: list[Step], chains: int
+) -> None:
+    player = Player()
+    player.world.drive()
+    player.world.store()
+    for _ in range(chains):
+        player._by_hand(_DOES.index("local"))
+        player.world.drive()
+        player.world.store()
+    _play(player, steps)
