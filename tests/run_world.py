@@ -507,8 +507,7 @@ class RunWorld(RunStore):
             if due is not None and due <= self.now:
                 self.enter()
         elif any(
-            at is not None and at <= self.now
-            for at in (due, self.wake_at, *self.again)
+            at is not None and at <= self.now for at in (due, self.wake_at, *self.again)
         ):
             self.again = [at for at in self.again if at > self.now]
             self.wake_at = None

@@ -27,7 +27,18 @@ from tests.sizes import examples
 
 Step: TypeAlias = tuple[str, int]
 
-_DOES: Final = ("", "act", "act", "local", "local", "act once", "cancel", "sleep", "bug", "end")
+_DOES: Final = (
+    "",
+    "act",
+    "act",
+    "local",
+    "local",
+    "act once",
+    "cancel",
+    "sleep",
+    "bug",
+    "end",
+)
 _ENDS: Final = (
     "completed",
     "completed",
