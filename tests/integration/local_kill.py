@@ -67,7 +67,7 @@ async def run() -> list[list[int]]:
 
 async def main(database: str, log: str, number: str, when: str) -> None:
     PLACE[:] = Path(log), int(number), when
-    async with Engine(database, definitions=[run, child]) as engine:
+    async with Engine(database, definitions=[run, child, mark, show]) as engine:
         await (await engine.start(run(), id="w")).result()
 
 
