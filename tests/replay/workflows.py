@@ -431,6 +431,18 @@ async def stepping(order: Order) -> list[str]:
     return [str(weight), label["text"], await later]
 
 
+@activity(name="golden.weigh_here", local=True)
+async def weigh_here(item: str) -> int:
+    """Its result is written with what comes later."""
+    return len(item)
+
+
+@workflow(name="golden.local")
+async def local(order: Order) -> int:
+    """Local activities, one after the other."""
+    return sum([await weigh_here(item) for item in order.items])
+
+
 # --- what a run is found by -----------------------------------------------------------
 
 customer = Attribute("golden_customer", str)
