@@ -288,6 +288,7 @@ async def fan_out(count: int) -> int:
 
 async def test_it_is_never_given_to_others(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/runs.db"
+
     @activity(name="local.note", local=True)
     async def others(n: int) -> int:
         RAN.append("other's")

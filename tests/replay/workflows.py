@@ -432,15 +432,15 @@ async def stepping(order: Order) -> list[str]:
 
 
 @activity(name="golden.weigh_here", local=True)
-async def weigh_here(item: str) -> int:
+async def weigh_here(item: str) -> str:
     """Its result is written with what comes later."""
-    return len(item)
+    return f"{len(item)} g"
 
 
 @workflow(name="golden.local")
-async def local(order: Order) -> int:
+async def local(order: Order) -> list[str]:
     """Local activities, one after the other."""
-    return sum([await weigh_here(item) for item in order.items])
+    return [await weigh_here(item) for item in order.items]
 
 
 # --- what a run is found by -----------------------------------------------------------
