@@ -35,7 +35,6 @@ from durable.errors import (
     StoreError,
 )
 from durable.runs import attempts, inputs, leaving, messages, restoring, writes
-from durable.runs.activity_tasks import local_turns
 from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import LiveRun, deadline_of
@@ -52,7 +51,7 @@ from durable.runs.states import (
     State,
 )
 from durable.runs.transitions import TRANSITIONS
-from durable.runs.unrecorded import held_attempts
+from durable.runs.unrecorded import held_attempts, local_turns
 from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
 
 Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
