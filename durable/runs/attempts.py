@@ -40,6 +40,7 @@ from durable.runs.states import (
     AT_REST,
     BACKOFF,
     CANCELLING,
+    COMMITTING,
     HELD,
     OVER,
     QUEUED,
@@ -258,7 +259,8 @@ def failed(
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):
         if run.unwritten and run.is_unwritten(attempt.scheduled_event_id):
-            if decision.delay > _SHORT_WAIT:
+            # What is being written says already when the run is due.
+            if decision.delay > _SHORT_WAIT or run.state is COMMITTING:
                 put_off(run.unwritten, given)
                 return
             end(attempt, state, effects, failure, decision)
