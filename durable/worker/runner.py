@@ -65,7 +65,7 @@ from durable.worker import log_lines
 from durable.worker.activities import observing, unrecorded
 from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.activities.unknown_activities import UnknownActivities
-from durable.worker.background import Background
+from durable.worker.background import Background, call_at
 from durable.worker.loader import Loader, first_task_at, not_read_yet
 from durable.worker.log_lines import ENDS_BADLY, extra_of, is_told
 from durable.worker.questions import Question, look, reply_to
@@ -251,16 +251,7 @@ class Runner:
         if rare.look_around:
             self._outside.look_around()
         for instant in rare.again:
-            self._come_again(run, instant)
-
-    def _come_again(self, run: LiveRun, instant: int) -> None:
-        """Look what is due for a run at an instant of which no row speaks."""
-        left = (instant - self._store.now()) / 1_000_000
-        if left > 0:
-            loop = asyncio.get_running_loop()
-            loop.call_later(left, self._come_again, run, instant)
-        elif run.state is not GONE:
-            self.feed(run, inputs.Due())
+            call_at(self._store.now, instant, partial(self.feed, run, inputs.Due()))
 
     def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
         given = inputs.Settled(result) if error is None else inputs.Refused(error)
