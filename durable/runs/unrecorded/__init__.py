@@ -1,1 +1,1 @@
-"""Attempts whose outcome cannot be recorded for a bug, and turns that are written later."""
+"""Attempts whose outcome cannot be recorded for a bug; turns that are written later."""
