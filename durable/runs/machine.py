@@ -241,12 +241,11 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     result, completion = given.result, run.completion
     if type(result) is MailArrived:
         # The code must see the messages before it may end: live through it again.
+        if run.unwritten is not None:
+            writes.write_apart(run, effects, now)
+            return
         writes.take_back(run)
-        if run.unwritten is None:
-            _read_again(run, effects)
-        else:  # it need not live through local activities again
-            run.must_read, run.notes = True, ()
-            writes.write_unwritten(run, effects, now)
+        _read_again(run, effects)
         return
     run.commits += 1
     run.operation = None

@@ -168,6 +168,20 @@ def write_unwritten(run: LiveRun, effects: Effects, now: int) -> None:
     commit(run, _NO_TURN, effects, now)
 
 
+def write_apart(run: LiveRun, effects: Effects, now: int) -> None:
+    """Write them without the turn that was not taken, and have the run read then.
+
+    So it need not live through local activities again.
+    """
+    operation = run.operation
+    assert isinstance(operation, CommitTask)  # noqa: S101 - of a turn
+    take_back(run)
+    # As that turn has found its row: what waits to be written keeps it owned.
+    run.row, run.epoch = (True, None), operation.epoch
+    run.must_read, run.notes = True, ()
+    write_unwritten(run, effects, now)
+
+
 def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     """Record what waits without driving the code, if anything does."""
     kept, left = run.incoming.keep()

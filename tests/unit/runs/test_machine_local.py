@@ -55,6 +55,30 @@ def test_a_message_that_comes_first_has_nothing_run_again(world: RunWorld) -> No
     assert world.keys() == ["first", "mail", "last"]
 
 
+def test_what_is_not_local_is_written_at_once(world: RunWorld) -> None:
+    run = world.run
+    assert run is not None
+    world.tell(letter("more", "act"))
+    world.drive()
+    local, normal = world.running[0], None
+    world.end_attempt(local, "completed")
+    world.store()  # and all before it; both outcomes are of the next turn then
+    normal = world.running[-1]
+    assert not normal.scheduled.settings.is_local
+    world.drive()
+    assert run.unwritten is not None
+    first = world.running[0]
+    if first is normal:
+        first = world.running[1]
+    world.feed(inputs.AttemptBeat(first, world.now))  # so that a write is on its way
+    world.end_attempt(first, "completed")
+    world.end_attempt(normal, "completed")
+    world.store()
+    world.drive()
+    assert run.unwritten is None
+    assert run.state is COMMITTING
+
+
 @pytest.mark.parametrize("outcome", ["taken", "unknown", "answer lost"])
 def test_a_refused_write_has_only_what_it_held_begun_again(
     world: RunWorld, outcome: str
