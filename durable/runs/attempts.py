@@ -103,14 +103,15 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     if run.paused is not None:
         return
     for attempt in list(run.backoffs.values()):
-        if attempt.due_at > now:
-            continue
+        is_unwritten = run.is_unwritten(attempt.scheduled_event_id)
+        if attempt.due_at > now or (is_unwritten and run.state is COMMITTING):
+            continue  # what is being written says when it is due
         if is_given_out(run, attempt.scheduled):
             offer(attempt, effects, now)
             continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
-        if run.is_unwritten(attempt.scheduled_event_id):
+        if is_unwritten:
             order(attempt, effects, now)
         elif attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING

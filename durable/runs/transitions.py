@@ -204,7 +204,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
             inputs.AttemptUnknown: {QUEUED, RUNNING},
             inputs.Recorded: {RUNNING, OVER},
             CANCELLED: {CANCELLING},
-            WRITTEN: {RUNNING, QUEUED, BACKOFF, HELD, OVER},
+            WRITTEN: {RUNNING, QUEUED, RECORDING, BACKOFF, HELD, OVER},
         },
     ),
     QUEUED: _end(

@@ -193,7 +193,7 @@ def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
         return
     numbers, requests = run.incoming.consume()
     rows = encode_events(run.run_id, run.replayer.unprocessed_events(now, kept))
-    wake_at = run.row[1] if run.paused is None else None
+    wake_at = run.next_due_at()
     operation = CommitTask(
         run_id=run.run_id,
         rows=rows if unwritten is None else unwritten.rows + rows,
