@@ -97,6 +97,11 @@ LOST_ATTEMPTS_MAX: Final = 20
 # From the second in a row on, the next waits for a share of this, doubled each time.
 LOST_WAIT_SECONDS: Final = 1.0
 LOST_WAIT_SECONDS_MAX: Final = 60.0
+# How long, as how many events and in how many bytes results of local activities may be
+# known to their run alone: what a crash loses, and what one commit writes.
+LOCAL_SECONDS: Final = 1.0
+LOCAL_EVENTS_MAX: Final = 200
+LOCAL_BYTES_MAX: Final = 1024 * 1024
 # Seconds that workflow code may hold its thread: Temporal's deadlock detector.
 WORKFLOW_TASK_BLOCKED_SECONDS: Final = 2.0
 # A torn-down coroutine may refuse GeneratorExit; it is asked this often, then kept.

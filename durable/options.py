@@ -440,6 +440,9 @@ class ActivityOptions(TypedDict, total=False):
         in_doubt: what follows on an attempt of effect "once" whose outcome nobody
             knows: "raise" `OutcomeUnknown` in the workflow; or "wait" for an operator
             (`durable resolve`, `engine.activities.resolve`).
+        local: True means that it is very short work: its result is written with the
+            run's next turn, and not at once. It is begun without being recorded, in the
+            process that owns its run; a crash runs again all that is not written.
         match_arguments: False means that replay does not compare the arguments.
         summary: a label for timelines; never compared on replay.
     """
@@ -457,5 +460,6 @@ class ActivityOptions(TypedDict, total=False):
     effect: Literal["read", "idempotent", "once", "transaction"]
     at_most_once: bool
     in_doubt: Literal["raise", "wait"]
+    local: bool
     match_arguments: bool
     summary: str | None

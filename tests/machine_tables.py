@@ -14,6 +14,7 @@ from durable.runs.transitions import (
     FORGOTTEN,
     PHASES,
     TRANSITIONS,
+    WRITTEN,
 )
 
 Handle: TypeAlias = Callable[[LiveRun, Any, int], Effects]
@@ -64,7 +65,8 @@ def _phases(phase: Phase, kind: type[Any] | None) -> set[Phase]:
     table = PHASES[phase]
     if kind is not None:
         return table.get(kind, set())
-    by_run = (table.get(rule, set()) for rule in (CANCELLED, COMES_DUE, FORGOTTEN))
+    rules = (CANCELLED, COMES_DUE, FORGOTTEN, WRITTEN)
+    by_run = (table.get(rule, set()) for rule in rules)
     return set[Phase]().union(*by_run)
 
 

@@ -48,6 +48,16 @@ async def act_once() -> int:
     return 1
 
 
+@activity(
+    name="machine.act_local",
+    local=True,
+    retry=RetryPolicy(max_attempts=3, initial_interval=1.0),
+)
+async def act_local(step: int) -> int:
+    """The same, recorded with what comes later."""
+    return step
+
+
 @workflow(name="machine.Obeyer")
 class Obeyer:
     """Obeys letters."""
@@ -67,6 +77,8 @@ class Obeyer:
                     self.acts.append(asyncio.ensure_future(act()))
                 case "act once":
                     self.acts.append(asyncio.ensure_future(act_once()))
+                case "local":
+                    self.acts.append(asyncio.ensure_future(self.act_in_turn()))
                 case "cancel":
                     for one in self.acts:
                         one.cancel()
@@ -83,6 +95,12 @@ class Obeyer:
                     return self.count
                 case _:
                     pass
+
+    async def act_in_turn(self) -> int:
+        """Act locally, one after the other; then send what came of it."""
+        found = [await act_local(step) for step in range(5)]
+        await external("other").signal(letters(Letter()))
+        return sum(found)
 
     async def raise_child(self) -> int:
         """Start a child and wait for it."""

@@ -167,7 +167,9 @@ class RunStore:
         return Committed(deliveries=("other run",) * len(operation.messages))
 
     def _put_attempts(self, attempts: tuple[AttemptRecord, ...]) -> None:
+        scheduled = {row[1] for row in self.rows if row[3] == "ActivityTaskScheduled"}
         for row in attempts:
+            assert row.scheduled_event_id in scheduled, "of what is not recorded"
             self.attempt_rows[row.scheduled_event_id, row.attempt] = row
 
     def write_mail(self, kind: str, request_id: str, data: str) -> int:

@@ -101,6 +101,7 @@ class RunWorld(RunStore):
         self.looks: Counter[Any] = Counter()
         self.creations: list[Any] = []
         self.wake_at: int | None = None
+        self.again: list[int] = []
         self.knows = True
         self.mends = True
         self.harms = False
@@ -158,6 +159,9 @@ class RunWorld(RunStore):
         self.queued += [attempt for attempt, _ in effects.rare.seek]
         self.children += effects.rare.start
         self.deliveries += effects.rare.deliver
+        self.again += effects.rare.again
+        for event in (*effects.rare.start, *effects.rare.deliver):
+            assert event.event_id <= len(self.rows), "what it follows on is not written"
         if effects.write is not None:
             assert run.operation is effects.write
             assert not any(
@@ -199,6 +203,7 @@ class RunWorld(RunStore):
         return effects
 
     def _show(self, run: LiveRun, effects: Effects) -> None:
+        assert not effects.rare.ask or run.unwritten is None, "shown, and not written"
         for number, token in enumerate(effects.rare.ask, 1):
             self.looks[token] += 1
             if self.harms:
@@ -213,6 +218,7 @@ class RunWorld(RunStore):
         run, self.run = self.run, None
         self.wants_mail = self.wants_run = False
         self.seen_mail = self.task = self.wake_at = None
+        self.again = []
         assert run is not None
         run.replayer.tear_down()
         assert not [a for a in self.running if a.run is run and not a.is_over]
@@ -225,6 +231,10 @@ class RunWorld(RunStore):
 
     def _begin(self, attempt: Attempt) -> None:
         key = attempt.scheduled_event_id, attempt.attempt
+        if attempt.run.is_unwritten(attempt.scheduled_event_id):
+            assert attempt.scheduled.settings.is_local
+            self.running.append(attempt)
+            return
         row = self.attempt_rows.get(key)
         if row is None:
             assert attempt.attempt == 1, "it has no row"
@@ -496,6 +506,9 @@ class RunWorld(RunStore):
         if self.run is None:
             if due is not None and due <= self.now:
                 self.enter()
-        elif any(at is not None and at <= self.now for at in (due, self.wake_at)):
+        elif any(
+            at is not None and at <= self.now for at in (due, self.wake_at, *self.again)
+        ):
+            self.again = [at for at in self.again if at > self.now]
             self.wake_at = None
             self.feed(inputs.Due())

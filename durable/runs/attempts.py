@@ -7,10 +7,11 @@ function, its timeout or its cancellation, whichever comes first; the rest is no
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from durable import limits
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -39,6 +40,7 @@ from durable.runs.states import (
     AT_REST,
     BACKOFF,
     CANCELLING,
+    COMMITTING,
     HELD,
     OVER,
     QUEUED,
@@ -58,6 +60,7 @@ from durable.store.records import (
 _RUNS: Final = (RUNNING, CANCELLING)
 _READS: Final = (UNREAD, REPLAYING)
 """Others may have begun meanwhile what it remembers as waiting."""
+_SHORT_WAIT: Final = int(limits.LOCAL_SECONDS * 1_000_000)
 
 # --- beginning ------------------------------------------------------------------------
 
@@ -100,14 +103,17 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     if run.paused is not None:
         return
     for attempt in list(run.backoffs.values()):
-        if attempt.due_at > now:
-            continue
+        is_unwritten = run.is_unwritten(attempt.scheduled_event_id)
+        if attempt.due_at > now or (is_unwritten and run.state is COMMITTING):
+            continue  # what is being written says when it is due
         if is_given_out(run, attempt.scheduled):
             offer(attempt, effects, now)
             continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
-        if attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
+        if is_unwritten:
+            order(attempt, effects, now)
+        elif attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING
             record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
@@ -253,6 +259,14 @@ def failed(
         )
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):
+        if run.unwritten and run.is_unwritten(attempt.scheduled_event_id):
+            # What is being written says already when the run is due.
+            if decision.delay > _SHORT_WAIT or run.state is COMMITTING:
+                run.unwritten.hold(given)
+                return
+            end(attempt, state, effects, failure, decision)
+            _wait_here(attempt, failure, now + decision.delay, effects)
+            return
         _try_again(attempt, failure, decision, state, effects, now)
         return
     if decision.retry_state == retry.IN_DOUBT:
@@ -293,6 +307,18 @@ def _try_again(
     )
     recording = _submit(following, rows, Then.FOLLOW, effects)
     recording.ended = rows[0]
+
+
+def _wait_here(
+    attempt: Attempt, failure: Failure, due_at: int, effects: Effects
+) -> None:
+    """Let the next attempt of an activity wait that is not written, as that is not."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    following = following_attempt(attempt, failure, due_at)
+    following.phase, following.has_row = BACKOFF, False
+    run.attempts.pop(number, None)
+    run.backoffs[number] = following
+    effects.rare.again = also(effects.rare.again, due_at)
 
 
 def ask_operator(
@@ -361,7 +387,8 @@ def queued(
     attempt = given.attempt
     if attempt.phase is OVER:
         return
-    may_offer = run.terms.has_others and not attempt.body
+    is_ours = attempt.body or attempt.scheduled.settings.is_local
+    may_offer = run.terms.has_others and not is_ours
     may_offer = may_offer or is_given_out(run, attempt.scheduled)
     if may_offer and run.paused is None:
         offer(attempt, effects, now)
@@ -475,7 +502,10 @@ def close(
         end(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
-    run.incoming.add(Item(outcome))
+    item = Item(outcome)
+    if attempt.scheduled.settings.is_local:
+        item.is_local = True
+    run.incoming.add(item)
     if attempt.has_row or state is not ATTEMPT_COMPLETED:
         run.ended += (rows_of.row_of(attempt, state, failure, now),)
 
@@ -519,7 +549,7 @@ def _submit(
     tasks: tuple[ActivityTaskRecord, ...] = (),
 ) -> Recording:
     run = attempt.run
-    row = run.wanted_row(is_busy=run.state is not AT_REST)
+    row = run.wanted_row(is_busy=run.state is not AT_REST or run.unwritten is not None)
     epoch = run.spend_epoch(stays=row[0])
     run.row = row
     operation = RecordAttempts(
@@ -546,7 +576,7 @@ def recorded(
     """
     attempt, then = recording.attempt, recording.then
     if then is Then.OFFER or then is Then.EXTERNAL:
-        _has_left(run, attempt.scheduled_event_id)
+        run.has_left(attempt.scheduled_event_id, is_reading=run.state in _READS)
     if then is Then.BEGIN or then is Then.SEEK:
         if not is_done:
             if run.attempts.get(attempt.scheduled_event_id) is attempt:
@@ -567,11 +597,3 @@ def recorded(
         effects.tell = also(effects.tell, (recording.token, is_done))
     elif then is Then.OFFER and is_done:
         effects.rare.look_around = True
-
-
-def _has_left(run: LiveRun, event_id: int) -> None:
-    """The row is there, or refused. What is being read may be older than that."""
-    if run.state in _READS:
-        run.leaving[event_id] = False
-    else:
-        run.leaving.pop(event_id, None)

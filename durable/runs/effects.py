@@ -151,6 +151,7 @@ class RareEffects(msgspec.Struct, eq=False):
         read_mail: its inbox is to be read -> `MailRead`.
         read_run: its history is -> `Loaded`.
         look_around: there may be runs that nobody owns.
+        again: instants at which it is to be given `Due`, which no row speaks of.
         error: what nobody expected; it is raised.
     """
 
@@ -177,6 +178,7 @@ class RareEffects(msgspec.Struct, eq=False):
     read_mail: bool = False
     read_run: bool = False
     look_around: bool = False
+    again: Some[int] = ()
     error: BaseException | None = None
 
 

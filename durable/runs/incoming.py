@@ -79,12 +79,14 @@ class Item(msgspec.Struct, eq=False):
         request: the request id under which the inbox has it, though it did not come
             that way.
         tokens: who waits until it is durable.
+        is_local: it is the outcome of a local activity.
     """
 
     event: TaskInput
     sequence: int | None = None
     request: str | None = None
     tokens: tuple[Token, ...] = ()
+    is_local: bool = False
 
     @property
     def is_direct(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from durable.core.history.codec import Row
 from durable.core.history.events import (
     ActivityTaskScheduled,
     WorkflowExecutionPaused,
@@ -22,7 +23,7 @@ from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import HistoryTakenError
 from durable.observer import Note
-from durable.runs.incoming import Incoming, Token
+from durable.runs.incoming import Incoming, Item, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
 from durable.store.records import (
     AttemptRecord,
@@ -125,6 +126,36 @@ class Attempt(msgspec.Struct, eq=False):
         return self.phase is OVER
 
 
+class Unwritten(msgspec.Struct, eq=False):
+    """Turns that only asked for local activities, and that nobody but their run knows.
+
+    Attributes:
+        after: the last event that is written.
+        write_by: when they are to be written at the latest.
+        rows: their events.
+        size: the bytes of what those hold.
+        items: what they have taken.
+        notes: what they have for an observer.
+        held: what the pool said of attempts that are not recorded, and that calls for
+            a row of theirs.
+        is_due: something waits until they are written.
+    """
+
+    after: int
+    write_by: int
+    rows: list[Row] = []
+    size: int = 0
+    items: list[Item] = []
+    notes: list[Note] = []
+    held: tuple[Any, ...] = ()
+    is_due: bool = False
+
+    def hold(self, given: Any) -> None:
+        """Let what calls for a row wait until the activity that it is of is written."""
+        self.held += (given,)
+        self.is_due = True
+
+
 _REFUSAL: Final = 8
 
 
@@ -153,6 +184,8 @@ class LiveRun(msgspec.Struct, eq=False):
     is read may not have it."""
     ended: tuple[AttemptRecord, ...] = ()
     """Attempts that have ended; written with the next turn."""
+    unwritten: Unwritten | None = None
+    """Turns that are to be written with the next one."""
     asked: frozenset[int] = frozenset()
     """Children and deliveries that are under way, by initiated event."""
     questions: tuple[tuple[int, Token], ...] = ()
@@ -226,12 +259,23 @@ class LiveRun(msgspec.Struct, eq=False):
         self.note_offered({event_id})
         self.leaving[event_id] = True
 
+    def has_left(self, event_id: int, *, is_reading: bool) -> None:
+        """The row is there, or refused. What is being read may be older than that."""
+        if is_reading:
+            self.leaving[event_id] = False
+        else:
+            self.leaving.pop(event_id, None)
+
     def forget_left(self) -> None:
         """What is read from now on has the rows that were written."""
         if self.leaving:
             self.leaving = {
                 number: True for number, is_on in self.leaving.items() if is_on
             }
+
+    def is_unwritten(self, scheduled_event_id: int) -> bool:
+        """Whether an activity was asked for in a turn that is not written."""
+        return self.unwritten is not None and scheduled_event_id > self.unwritten.after
 
     @property
     def is_idle(self) -> bool:

@@ -17,7 +17,6 @@ from durable.core.history.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     StartChildWorkflowExecutionInitiated,
-    next_run_id,
 )
 from durable.core.history.payload import Failure
 from durable.core.workflow_task import (
@@ -52,7 +51,7 @@ from durable.runs.states import (
     State,
 )
 from durable.runs.transitions import TRANSITIONS
-from durable.runs.unrecorded import held_attempts
+from durable.runs.unrecorded import held_attempts, local_turns
 from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
 
 Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
@@ -71,6 +70,8 @@ def handle(run: LiveRun, given: inputs.AnyInput, now: int) -> Effects:
             f" {type(given).__name__}, which may not come then."
         )
     effects = Effects()
+    if run.unwritten is not None and local_turns.put_off(run, given):
+        handler = _HANDLERS[run.state][inputs.Due]
     handler(run, given, effects, now)
     return effects
 
@@ -105,7 +106,10 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
     if run.must_read:
         _read_again(run, effects)
         return
-    incoming = run.incoming
+    incoming, unwritten = run.incoming, run.unwritten
+    if unwritten is not None and local_turns.must_be_written(run, unwritten, now):
+        writes.write_unwritten(run, effects, now)
+        return
     if incoming.held and not incoming.is_reading:
         messages.take_held(run, effects, now)
     if run.resolutions:
@@ -129,6 +133,8 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
 
 def _rest(run: LiveRun, effects: Effects, now: int) -> None:
     """There is nothing to drive; something may have to be written all the same."""
+    if run.unwritten is not None:
+        return  # it will be, with all that waits for the next write
     if run.ended:
         writes.keep_inputs(run, effects, now)
     elif run.incoming.stale or run.incoming.stale_requests:
@@ -144,6 +150,7 @@ def _read_again(run: LiveRun, effects: Effects) -> None:
     run.must_read = False
     run.state = UNREAD
     run.forget_left()
+    local_turns.forget(run, effects)
     effects.rare.read_run = True
 
 
@@ -168,7 +175,7 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     result, completion = given.result, run.completion
     assert isinstance(result, Started)  # noqa: S101 - of a start
     assert completion is not None  # noqa: S101 - it was driven
-    effects.creation = Creation(run.creator, result, _has_ended(run))
+    effects.creation = Creation(run.creator, result, writes.ends_chain(completion))
     run.creator = None
     run.commits += 1
     if not result.created:
@@ -190,16 +197,6 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
         _read_again(run, effects)
 
 
-def _has_ended(run: LiveRun) -> bool:
-    """Whether its chain ended in the first turn: going on as new is no end."""
-    completion = run.completion
-    return (
-        completion is not None
-        and completion.is_closed
-        and next_run_id(completion.events[-1].attributes) is None
-    )
-
-
 def _not_created(
     run: LiveRun, given: inputs.Refused, effects: Effects, now: int
 ) -> None:
@@ -219,9 +216,18 @@ def _driven(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> N
     completion = given.completion
     if given.headers is not None:
         run.task_headers, run.notes = given.headers, given.notes
+    items = run.incoming.in_commit
+    if (
+        items
+        and items[0].is_local
+        and local_turns.begin_unwritten(run, completion, effects, now)
+    ):
+        run.state = AT_REST
+        _proceed(run, effects, now)
+        return
     if completion.failure is not None:
         run.incoming.keep_updates()
-        if not completion.events:
+        if not completion.events and run.unwritten is None:
             run.incoming.in_commit = ()
             _turn_failed(run, completion.failure, effects)
             return
@@ -236,11 +242,17 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     result, completion = given.result, run.completion
     if type(result) is MailArrived:
         # The code must see the messages before it may end: live through it again.
+        if run.unwritten is not None:
+            writes.write_apart(run, effects, now)
+            return
         writes.take_back(run)
         _read_again(run, effects)
         return
     run.commits += 1
     run.operation = None
+    if run.unwritten is not None:
+        for late in local_turns.take_written(run, effects):
+            _HANDLERS[COMMITTING][type(late)](run, late, effects, now)
     if completion is None or completion.failure is not None:
         told = run.incoming.settle()
         if told:
@@ -264,7 +276,8 @@ def _turn_committed(
     messages.tell(run, completion, effects)
     events = completion.events
     if run.notes:
-        effects.rare.notes, run.notes = run.notes, ()
+        effects.rare.notes = [*effects.rare.notes, *run.notes]
+        run.notes = ()
     run.failed_tries = run.refusals = 0
     if committed is not None:
         effects.rare.spread = committed

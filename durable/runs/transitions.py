@@ -102,7 +102,9 @@ TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
     UNREAD: {**_wait(UNREAD), inputs.Loaded: {REPLAYING, PARKING, GONE}},
     REPLAYING: {**_wait(REPLAYING), inputs.Driven: {*_NEXT}},
     AT_REST: {
-        **_lead((inputs.MailCame, *_CHANGES_OF_ATTEMPTS), AT_REST),
+        inputs.MailCame: {AT_REST},
+        # What calls for a row has local activities written that are not yet.
+        **_lead(_CHANGES_OF_ATTEMPTS, AT_REST, COMMITTING),
         # Whatever comes drives what is due, and parks what waits for nothing else. A
         # worker that drains keeps what came for the next; what is at rest is given up.
         **_lead(
@@ -161,6 +163,7 @@ TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
 CANCELLED: Final = "its run asks it to stop"
 COMES_DUE: Final = "its time has come"
 FORGOTTEN: Final = "its run leaves memory"
+WRITTEN: Final = "its activity is written, a local one"
 
 _WHATEVER_ENDS_IT: Final[_Inputs] = (
     inputs.AttemptCompleted,
@@ -184,17 +187,24 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         also={inputs.Recorded: {RUNNING, RECORDING, OVER}},
     ),
     RUNNING: _end(
-        *_WHATEVER_ENDS_IT,
-        inputs.AttemptLeft,
+        inputs.AttemptCompleted,
+        inputs.AttemptLost,
+        inputs.AttemptUnheard,
         also={
-            inputs.AttemptNotBegun: {BACKOFF},
-            inputs.AttemptUnrecorded: {HELD},
+            # What calls for a row waits, should its activity not be written yet.
+            inputs.AttemptFailed: {OVER, RUNNING},
+            inputs.AttemptDoubtful: {OVER, RUNNING},
+            inputs.AttemptLeft: {OVER, RUNNING},
+            inputs.AttemptNotBegun: {BACKOFF, RUNNING},
+            inputs.AttemptUnrecorded: {HELD, RUNNING},
             inputs.AttemptBeat: {RUNNING},
             inputs.AttemptExternal: {OVER},
-            inputs.AttemptQueued: {QUEUED, OVER},
-            inputs.AttemptUnknown: {QUEUED},
+            inputs.AttemptQueued: {QUEUED, OVER, RUNNING},
+            inputs.AttemptReady: {RUNNING},
+            inputs.AttemptUnknown: {QUEUED, RUNNING},
             inputs.Recorded: {RUNNING, OVER},
             CANCELLED: {CANCELLING},
+            WRITTEN: {RUNNING, QUEUED, RECORDING, BACKOFF, HELD, OVER},
         },
     ),
     QUEUED: _end(
@@ -210,7 +220,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         CANCELLED,
         also={
             inputs.Recorded: {BACKOFF, OVER},
-            COMES_DUE: {RECORDING, QUEUED, OVER},
+            COMES_DUE: {RECORDING, QUEUED, RUNNING, OVER},
         },
     ),
     CANCELLING: _end(

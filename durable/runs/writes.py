@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from durable.core.history.codec import at_version, decode_rows, encode_events
@@ -9,6 +11,7 @@ from durable.core.history.events import (
     ActivityTaskScheduled,
     Attributes,
     WorkflowExecutionUpdateCompleted,
+    next_run_id,
 )
 from durable.core.history.payload import PAUSED, Failure, paused_by
 from durable.core.workflow_task import WorkflowTaskCompletion
@@ -32,6 +35,8 @@ from durable.store.records import (
     ParkRun,
     StartRun,
 )
+
+_NO_TURN: Final = WorkflowTaskCompletion(task_number=0)
 
 
 def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> None:
@@ -81,6 +86,13 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     effects.write = operation
 
 
+def ends_chain(completion: WorkflowTaskCompletion) -> bool:
+    """Whether a turn ends its run and what follows of it: going on as new is no end."""
+    return (
+        completion.is_closed and next_run_id(completion.events[-1].attributes) is None
+    )
+
+
 def _may_offer(
     completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
 ) -> bool:
@@ -95,11 +107,15 @@ def _may_offer(
 def commit(
     run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects, now: int
 ) -> bool:
-    """Write what a turn decided; False if nothing of it is to be kept."""
+    """Write what a turn decided, and those before it that are not written yet.
+
+    False if nothing of it is to be kept.
+    """
     incoming, events = run.incoming, completion.events
     numbers, requests = incoming.consume()
     settled, replies = messages.settled_updates(run, completion, now)
-    if not (events or numbers or requests or settled):
+    unwritten = run.unwritten
+    if not (events or numbers or requests or settled or unwritten):
         return False
     run_id, closes = run.run_id, completion.is_closed
     kinds = kinds_of(events)
@@ -117,9 +133,10 @@ def commit(
     begins_work = begins_work or completion.failure is not None
     row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     said = said_by(run, completion, kinds)
+    rows = encode_events(run_id, events)
     operation = CommitTask(
         run_id=run_id,
-        rows=encode_events(run_id, events),
+        rows=rows if unwritten is None else unwritten.rows + rows,
         epoch=run.spend_epoch(stays=row[0]),
         status=STATUS_OF[type(events[-1].attributes)] if closes else None,
         closed_at=events[-1].time if closes else None,
@@ -146,20 +163,40 @@ def commit(
     return True
 
 
+def write_unwritten(run: LiveRun, effects: Effects, now: int) -> None:
+    """Write the turns that have waited for another, without one."""
+    commit(run, _NO_TURN, effects, now)
+
+
+def write_apart(run: LiveRun, effects: Effects, now: int) -> None:
+    """Write them without the turn that was not taken, and have the run read then.
+
+    So it need not live through local activities again.
+    """
+    operation = run.operation
+    assert isinstance(operation, CommitTask)  # noqa: S101 - of a turn
+    take_back(run)
+    # As that turn has found its row: what waits to be written keeps it owned.
+    run.row, run.epoch = (True, None), operation.epoch
+    run.must_read, run.notes = True, ()
+    write_unwritten(run, effects, now)
+
+
 def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     """Record what waits without driving the code, if anything does."""
     kept, left = run.incoming.keep()
     for item in left:
         effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
     messages.give_back_updates(left, effects)
-    if not (kept or run.ended or run.incoming.stale):
+    unwritten = run.unwritten
+    if not (kept or run.ended or run.incoming.stale or unwritten):
         return
     numbers, requests = run.incoming.consume()
-    events = run.replayer.unprocessed_events(now, kept)
-    wake_at = run.row[1] if run.paused is None else None
+    rows = encode_events(run.run_id, run.replayer.unprocessed_events(now, kept))
+    wake_at = run.next_due_at()
     operation = CommitTask(
         run_id=run.run_id,
-        rows=encode_events(run.run_id, events),
+        rows=rows if unwritten is None else unwritten.rows + rows,
         epoch=run.spend_epoch(stays=True),
         update_run=True,
         is_active=True,

@@ -339,12 +339,16 @@ class Telling:
                 if number in self._dead:
                     line.append(Piece(", could not be read", "bad"))
                 details.append(f"number {number}")
-            case "input" if _is_step(said):
-                keys = [bytes(key.json).decode().strip('"') for key in value]
-                details += ["step", *(f"key {key[:15]}" for key in keys)]
             case "input":
-                details.append(size_of(value))
-                values += arguments_of(value)
+                settings = _settings_of(said)
+                if settings is not None and settings.is_local is True:
+                    details.append("local")
+                if settings is not None and settings.is_step is True:
+                    keys = [bytes(key.json).decode().strip('"') for key in value]
+                    details += ["step", *(f"key {key[:15]}" for key in keys)]
+                else:
+                    details.append(size_of(value))
+                    values += arguments_of(value)
             case "result" | "current":
                 if value is not None:
                     details.append(bytes_of(value.size))
@@ -402,8 +406,8 @@ def _fill(text: str, event: HistoryEvent) -> str:
     return _FIELD.sub(word, text)
 
 
-def _is_step(said: Any) -> bool:
-    return type(said) is of.ActivityTaskScheduled and said.settings.is_step is True
+def _settings_of(said: Any) -> Any:
+    return said.settings if type(said) is of.ActivityTaskScheduled else None
 
 
 def _tell_unread(

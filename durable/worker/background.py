@@ -41,3 +41,13 @@ class Background:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def call_at(now: Callable[[], int], instant: int, then: Callable[[], Any]) -> None:
+    """Call something once a clock, which `now` reads, has come to an instant."""
+    left = (instant - now()) / 1_000_000
+    if left > 0:
+        loop = asyncio.get_running_loop()
+        loop.call_later(left, call_at, now, instant, then)
+    else:
+        then()

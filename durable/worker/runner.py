@@ -65,7 +65,7 @@ from durable.worker import log_lines
 from durable.worker.activities import observing, unrecorded
 from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.activities.unknown_activities import UnknownActivities
-from durable.worker.background import Background
+from durable.worker.background import Background, call_at
 from durable.worker.loader import Loader, first_task_at, not_read_yet
 from durable.worker.log_lines import ENDS_BADLY, extra_of, is_told
 from durable.worker.questions import Question, look, reply_to
@@ -250,6 +250,8 @@ class Runner:
             self.spawn(self._read_again(run))
         if rare.look_around:
             self._outside.look_around()
+        for instant in rare.again:
+            call_at(self._store.now, instant, partial(self.feed, run, inputs.Due()))
 
     def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
         given = inputs.Settled(result) if error is None else inputs.Refused(error)
@@ -575,11 +577,8 @@ class Runner:
 
     def working_runs(self) -> list[str]:
         """The live runs that have activities under way."""
-        return [
-            run.run_id
-            for run in self.runs.values()
-            if run.attempts and run.state is AT_REST
-        ]
+        runs = self.runs.values()
+        return [r.run_id for r in runs if r.attempts and r.state is AT_REST]
 
     def run_closed(self, run_id: str) -> None:
         """Another process has closed this run."""

@@ -27,7 +27,18 @@ from tests.sizes import examples
 
 Step: TypeAlias = tuple[str, int]
 
-_DOES: Final = ("", "act", "act", "act once", "cancel", "sleep", "bug", "end")
+_DOES: Final = (
+    "",
+    "act",
+    "act",
+    "local",
+    "local",
+    "act once",
+    "cancel",
+    "sleep",
+    "bug",
+    "end",
+)
 _ENDS: Final = (
     "completed",
     "completed",
@@ -259,6 +270,8 @@ class Player:
             how = _ENDS[which % len(_ENDS)]
             if how in {"unknown", "queued"} and attempt.phase.value != "running":
                 how = "completed"
+            if how == "lost" and attempt.scheduled.settings.is_local:
+                how = "completed"  # it has no process of its own
             if how == "stopped" and attempt.phase.value != "cancelling":
                 how = "failed"
             self.world.end_attempt(attempt, how)
@@ -408,14 +421,34 @@ class Player:
         assert all(one.phase is OVER for one in run.attempts.values())
 
 
-@settings(max_examples=examples(1000))
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(_STEPS), st.integers(0, 60)), min_size=15, max_size=80
-    )
-)
-def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
-    player = Player()
+class LocalPlayer(Player):
+    """Likewise, with local activities under way."""
+
+    def __init__(self, chains: int) -> None:
+        super().__init__()
+        self.world.drive()
+        self.world.store()
+        for _ in range(chains):
+            self._by_hand(_DOES.index("local"))
+            self.world.drive()
+            self.world.store()
+
+    def check_row(self) -> None:
+        """What is not written keeps the run this worker's; no row says when it is due.
+
+        What a read has passed on its way may be said for a moment longer.
+        """
+        run = self.world.run
+        if run is not None and run.state is AT_REST and run.unwritten is not None:
+            assert run.row[0], "others would take it"
+
+
+def _steps(names: tuple[str, ...]) -> st.SearchStrategy[list[Step]]:
+    step = st.tuples(st.sampled_from(names), st.integers(0, 60))
+    return st.lists(step, min_size=15, max_size=80)
+
+
+def _play(player: Player, steps: list[Step]) -> None:
     try:
         for step in steps:
             player.take(step)
@@ -425,3 +458,17 @@ def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
         obeyer.BROKEN[0] = False
         if player.world.run is not None:
             player.world.run.replayer.tear_down()
+
+
+@settings(max_examples=examples(1000))
+@given(_steps(_STEPS))
+def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
+    _play(Player(), steps)
+
+
+@settings(max_examples=examples(1000))
+@given(_steps((*_STEPS, *("end attempt", "drive") * 8)), st.integers(1, 3))
+def test_so_does_one_whose_local_activities_are_not_written(
+    steps: list[Step], chains: int
+) -> None:
+    _play(LocalPlayer(chains), steps)

@@ -321,5 +321,6 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "relaying": _relaying,
     "carrying": _carrying,
     "stepping": _stepping,
+    "local": _plain(lambda: Driver(w.local(ORDER))),
     **message_recordings.RECORDINGS,
 }

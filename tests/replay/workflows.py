@@ -436,6 +436,18 @@ async def stepping(order: Order) -> list[str]:
     return [str(weight), label["text"], await later]
 
 
+@activity(name="golden.weigh_here", local=True)
+async def weigh_here(item: str) -> str:
+    """Its result is written with what comes later."""
+    return f"{len(item)} g"
+
+
+@workflow(name="golden.local")
+async def local(order: Order) -> list[str]:
+    """Local activities, one after the other."""
+    return [await weigh_here(item) for item in order.items]
+
+
 # --- what a run is found by -----------------------------------------------------------
 
 customer = Attribute("golden_customer", str)

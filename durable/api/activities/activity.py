@@ -81,6 +81,7 @@ DEFAULTS: Final = ActivityOptions(
     effect="idempotent",
     at_most_once=False,
     in_doubt="raise",
+    local=False,
     match_arguments=True,
     summary=None,
 )
@@ -140,7 +141,7 @@ class Activity(Unchanging, Generic[P, R]):
         self._options = options
         self._target = ActivityTarget(
             name,
-            settings_of(name, options, kind.verify),
+            settings_of(name, options, kind),
             options.get("summary"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)

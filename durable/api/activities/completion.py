@@ -84,4 +84,10 @@ def _hand_out(operation: str) -> Future[str]:
             hint="Hand a token out in another activity, or await an"
             " external_promise().",
         )
+    if context.info.settings.is_local:
+        raise InvalidCallError(
+            f"{operation} was called in local activity {context.info.activity_type!r},"
+            " which may not even be recorded.",
+            hint="Leave out local: what others are to complete takes its time.",
+        )
     return context.hand_out(context)

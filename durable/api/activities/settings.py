@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from durable import limits
 from durable.api.activities.effects import effect_settings
-from durable.api.activities.kinds import Verify
+from durable.api.activities.kinds import USUAL, ActivityKind
 from durable.core.history.commands import (
     ONE_ATTEMPT,
     ActivitySettings,
@@ -24,9 +24,16 @@ from durable.options import (
     to_microseconds,
 )
 
+_NOT_OF_LOCAL: Final = {
+    "task_queue": "it runs in the process that owns its run",
+    "schedule_to_start_timeout": "it waits for no worker",
+    "heartbeat_timeout": "what takes so long is to be recorded before it begins",
+    **dict.fromkeys(("priority", "fairness_key"), "it waits in no queue"),
+}
+
 
 def settings_of(
-    name: str, options: ActivityOptions, verify: Verify | None = None
+    name: str, options: ActivityOptions, kind: ActivityKind = USUAL
 ) -> ActivitySettings:
     """Write the options of an activity out.
 
@@ -77,9 +84,39 @@ def settings_of(
         heartbeat_timeout=duration("heartbeat_timeout"),
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
-        **effect_settings(options, verify, where),
+        **effect_settings(options, kind.verify, where),
         **turn_settings(options, where),
+        **_local_settings(options, kind, where),
     )
+
+
+def _local_settings(
+    options: ActivityOptions, kind: ActivityKind, where: str
+) -> dict[str, Any]:
+    """Whether it is local, and whether all else that was asked for can be so."""
+    is_local = options.get("local", False)
+    if not isinstance(is_local, bool):
+        raise InvalidOptionError(f"local {where} is {is_local!r}, no bool.")
+    if not is_local:
+        return {}
+    asked: Mapping[str, Any] = options
+    for name, reason in _NOT_OF_LOCAL.items():
+        if asked.get(name) is not None:
+            raise InvalidOptionError(
+                f"{name} {where} is {asked[name]!r}, but it is local: {reason}.",
+                hint=f"Leave out {name}, or local.",
+            )
+    for name, value, reason in (
+        ("effect", options.get("effect"), "a crash runs it again, whatever it did"),
+        ("run_in", kind.run_in, "it runs in the process that owns its run"),
+        ("auto_heartbeat", kind.auto_heartbeat, _NOT_OF_LOCAL["heartbeat_timeout"]),
+    ):
+        if value in ("once", "transaction", "process", True):
+            raise InvalidOptionError(
+                f"{name} {where} is {value!r}, but it is local: {reason}.",
+                hint=f"Leave out local: {name} needs its record.",
+            )
+    return {"is_local": True}
 
 
 def turn_settings(options: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ ONE_ATTEMPT = RetrySettings(
 class ActivitySettings(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything that rules how an activity runs, written out in its event.
 
-    `is_step` says that its code is a closure, which only the run's owner has.
+    `is_step` says that its code is a closure, which only the run's owner has;
+    `is_local` that it is written with a turn that comes later.
     """
 
     task_queue: str
@@ -55,6 +56,7 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False, omit_defaults=True
     in_doubt: str | msgspec.UnsetType = msgspec.UNSET
     """Of `at_most_once`: "verify", "wait" or both; else it raises."""
     is_step: bool | msgspec.UnsetType = msgspec.UNSET
+    is_local: bool | msgspec.UnsetType = msgspec.UNSET
     priority: int | None = None
     fairness_key: str = ""
     fairness_weight: int = 1

@@ -155,7 +155,10 @@ def decide_doubt(
     `lost` attempts before it were lost, too; `key` names it among all that there are.
     """
     if lost + 1 < limits.LOST_ATTEMPTS_MAX and (
-        may_repeat(settings) or settings.effect or settings.is_verified
+        may_repeat(settings)
+        or settings.effect
+        or settings.is_verified
+        or settings.is_local
     ):
         return retry.Retry(retry.stagger(lost + 1, key))
     return _give_up(settings)

@@ -59,9 +59,9 @@ def is_given_out(run: LiveRun, scheduled: ActivityTaskScheduled) -> bool:
     """Whether an activity that has not begun is taken from its queue in any case.
 
     Our own workflows, such as schedules, go on whatever the limits of their queue are.
-    The code of a step is nobody else's.
+    The code of a step is nobody else's, and what is local is not given away.
     """
-    if scheduled.settings.is_step:
+    if scheduled.settings.is_step or scheduled.settings.is_local:
         return False
     if is_elsewhere(run, scheduled):
         return True
@@ -82,7 +82,7 @@ def choose(
         assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - chosen so
         if is_given_out(run, scheduled) or (
             room is not None
-            and not scheduled.settings.is_step
+            and not (scheduled.settings.is_step or scheduled.settings.is_local)
             and not room.take(scheduled.activity_type)
         ):
             chosen.append(_row_of(run, event, scheduled))

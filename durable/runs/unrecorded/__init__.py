@@ -1,1 +1,1 @@
-"""Attempts that have ended, and whose outcome cannot be recorded for a bug."""
+"""Attempts whose outcome cannot be recorded for a bug; turns that are written later."""
