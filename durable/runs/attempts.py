@@ -7,7 +7,7 @@ function, its timeout or its cancellation, whichever comes first; the rest is no
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
