@@ -72,7 +72,7 @@ def test_limits_of_runs_are_beside_those_of_activities() -> None:
     assert "paused" in invoke("queue", "pause", "gpu", "--runs").stdout
     assert "open" in invoke("queue", "resume", "gpu", "--runs").stdout
     assert invoke("queue", "delete", "gpu", "--runs").exit_code == 0
-    assert invoke("queue", "show", "gpu", "--runs").exit_code == 1
+    assert invoke("queue", "show", "gpu", "--runs").exit_code == 3
     assert invoke("queue", "show", "gpu").exit_code == 0
     refused = invoke("queue", "set", "gpu", "--runs", "--worker-concurrency", "2")
     assert "worker_concurrency is of activities" in refused.stderr
