@@ -137,7 +137,8 @@ async def test_store_that_cannot_listen_asks(
     monkeypatch: pytest.MonkeyPatch,
     postgres_url: str,
 ) -> None:
-    monkeypatch.setattr(PostgresSession, "listen", lambda session: None)
+    # Its own word, that it does, never comes.
+    monkeypatch.setattr(PostgresSession, "_hear", lambda session, *said: None)
     asking = Listener(postgres_url)
     await asking.store.open()
     asking.store.watch(asking.hear)

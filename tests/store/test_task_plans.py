@@ -121,10 +121,6 @@ def test_claims_on_postgresql_walk_what_they_take(
     database = postgres_url.rpartition("/")[2]
     executor = make_executor(postgres_url)
     executor.open()
-    # While it looks at the table, what claims have replaced is walked again and again.
-    postgres_server.execute(
-        "ALTER TABLE durable_activity_tasks SET (autovacuum_enabled = false)", database
-    )
     crowd(executor)
     if is_configured:
         configure(executor)

@@ -103,7 +103,7 @@ class Model:
         for event_id, reason, _message in commit.cancels:
             key = (run_id, event_id)
             one = self.tasks.get(key)
-            if one is not None and one.state is CLAIMED:
+            if one is not None and one.state in (CLAIMED, LOST):
                 self.tasks[key] = replace(one, cancel=reason)
             elif one is not None:
                 stopped.append(event_id)
