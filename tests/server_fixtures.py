@@ -12,7 +12,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -73,12 +73,20 @@ def require(server: type[Server]) -> None:
         pytest.skip(lack)
 
 
+# A look of autovacuum at any table keeps what claims have replaced, so that it is walked
+# again: tests count that.
+_OPTIONS: Final[dict[type[PostgresServer | MariaServer], tuple[str, ...]]] = {
+    PostgresServer: ("autovacuum=off",),
+    MariaServer: (),
+}
+
+
 def _shared_port(folder: Path, kind: type[PostgresServer | MariaServer]) -> int:
     port = folder / f"port-of-{kind.kind}"
     with (folder / f"lock-of-{kind.kind}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not port.exists():
-            server = kind(folder, max_connections=300)
+            server = kind(folder, max_connections=300, options=_OPTIONS[kind])
             _kept.append(server)
             port.write_text(str(server.port))
         return int(port.read_text())
@@ -109,9 +117,7 @@ def own_postgres(
     needs_postgres: None, servers_folder: Path
 ) -> Iterator[PostgresServer]:
     """A PostgreSQL server of the test's own, to stop, freeze and kill."""
-    # A look of autovacuum at any table keeps what claims have replaced, which others walk
-    # again then: tests count that.
-    server = PostgresServer(servers_folder, options=("autovacuum=off",))
+    server = PostgresServer(servers_folder)
     yield server
     server.close()
 

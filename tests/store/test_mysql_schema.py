@@ -130,9 +130,6 @@ async def test_tables_are_finished_that_a_killed_process_has_begun(
         "durable_outbox_due",
         "durable_outbox_outbox_id",
         "durable_replies_created_at",
-        "durable_run_turns_expiry",
-        "durable_run_turns_run",
-        "durable_run_turns_turns",
         *(
             f"durable_runs_{name}"
             for name in (
@@ -150,6 +147,9 @@ async def test_tables_are_finished_that_a_killed_process_has_begun(
                 "workflow_id",
             )
         ),
+        "durable_run_turns_expiry",
+        "durable_run_turns_run",
+        "durable_run_turns_turns",
     ]
 
 
