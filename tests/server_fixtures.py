@@ -73,8 +73,8 @@ def require(server: type[Server]) -> None:
         pytest.skip(lack)
 
 
-# A look of autovacuum at any table keeps what claims have replaced, so that it is walked
-# again: tests count that.
+# A look of autovacuum at any table keeps what claims have replaced, so that others walk
+# it again: tests count that.
 _OPTIONS: Final[dict[type[PostgresServer | MariaServer], tuple[str, ...]]] = {
     PostgresServer: ("autovacuum=off",),
     MariaServer: (),
