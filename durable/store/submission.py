@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.core.loop.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
+from durable.store.records import PutMessage, StartRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ class _State(enum.Enum):
 
 
 _OPEN: Final = _State.OPEN  # on Python 3.11 reading a member is a call
+_ASKED_FOR: Final = frozenset({StartRun, PutMessage})
 
 
 class Admission:
@@ -81,24 +83,60 @@ class Admission:
             )
 
 
-async def wait_for_outcome(submit: Callable[[Outcome], None]) -> Any:
-    """Submit something and wait for its outcome; a cancelled wait takes nothing back.
+class Waiter:
+    """Receives the outcome of something that a call waits for.
+
+    Attributes:
+        may_withdraw: what was asked for is not to be done if the call was cancelled
+            before it was begun.
+    """
+
+    __slots__ = ("_future", "may_withdraw")
+
+    def __init__(self, future: asyncio.Future[Any], *, may_withdraw: bool) -> None:
+        """Receive for `future`."""
+        self._future = future
+        self.may_withdraw = may_withdraw
+
+    def __call__(self, result: Any, error: BaseException | None) -> None:
+        """See `Outcome`."""
+        if self._future.done():
+            return
+        if error is None:
+            self._future.set_result(result)
+        else:
+            self._future.set_exception(error)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits any longer; any thread may ask."""
+        return self._future.cancelled()
+
+
+def is_withdrawn(done: Outcome) -> bool:
+    """Whether what this waits for is not to be done any more."""
+    return type(done) is Waiter and done.may_withdraw and done.is_cancelled
+
+
+async def wait_for_outcome(
+    submit: Callable[[Outcome], None], *, may_withdraw: bool = False
+) -> Any:
+    """Submit something and wait for its outcome.
+
+    A cancelled wait takes back what has not begun, if it may, and nothing else.
 
     Args:
         submit: hands its argument, the outcome's receiver, to the store.
+        may_withdraw: see `Waiter`.
     """
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def receive(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    submit(receive)
+    submit(Waiter(future, may_withdraw=may_withdraw))
     return await future
+
+
+def is_asked_for(operation: object) -> bool:
+    """Whether it is done because a caller asks, who may change his mind until then."""
+    return type(operation) in _ASKED_FOR
 
 
 def deliver(

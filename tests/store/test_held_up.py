@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from durable.errors import StoreError
 from durable.store.lease import ReleaseWorker
 from durable.store.records import ReleaseRuns
+from durable.store.submission import Waiter
 from durable.store.threads.held_up import HeldUp, Item
 from tests.sizes import examples
 
@@ -140,6 +142,17 @@ def test_what_waits_alone_is_tried_ever_less_often_and_fails_in_the_end() -> Non
     ((_, error),) = thread.held_up.give_up(thread.now)[:1]
     assert isinstance(error, StoreError)
     assert thread.tries < 60
+
+
+async def test_what_its_caller_has_given_up_is_not_tried_again() -> None:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    held_up = HeldUp()
+    waiters = [Waiter(future, may_withdraw=may) for may in (True, False)]
+    items: list[Item] = [(ReleaseRuns(run_ids=("a",)), one) for one in waiters]
+    held_up.hold([(item, StoreError("locked")) for item in items], 0, 0)
+    future.cancel()
+
+    assert [entry.item for entry in held_up.take(1)] == items[1:]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -11,7 +11,7 @@ import pytest
 from durable import limits
 from durable.store.connect import connect
 from durable.store.memory import memory
-from durable.store.queries import ListWorkers
+from durable.store.queries import ListWorkers, LoadRuns, ReadMessages
 from durable.store.records import ReapWorkers
 from durable.store.store import Store
 from durable.store.threads import groups
@@ -19,6 +19,7 @@ from durable.testing.contract.rows import (
     START,
     Gathering,
     SettableClock,
+    make_message,
     make_start,
     make_worker,
     perform_all,
@@ -205,3 +206,28 @@ async def test_no_commit_takes_more_operations_than_the_bound(
 
     assert [result.created for result in results] == [True] * 50
     assert (max(sizes), sum(sizes)) == (7, 50)
+
+
+async def test_start_whose_caller_has_gone_is_not_done_later(tmp_path: Path) -> None:
+    """It was waiting for somebody who writes for long."""
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    await store.open()
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    tried = asyncio.ensure_future(store.perform(make_start("stays")))
+    gone = asyncio.ensure_future(store.perform(make_start("goes")))
+    left = asyncio.ensure_future(store.perform(make_message("stays")))
+    await asyncio.sleep(0)
+
+    gone.cancel()
+    left.cancel()
+    await asyncio.wait([gone, left])
+    other.execute("ROLLBACK")
+
+    assert (await tried).created
+    assert (await store.perform(make_start("later"))).created
+    found = await store.read(LoadRuns(["stays", "goes", "later"]))
+    assert [one.record.run_id for one in found] == ["stays", "later"]
+    assert await store.read(ReadMessages("stays")) == []
+    await store.close()
+    other.close()

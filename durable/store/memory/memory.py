@@ -38,7 +38,13 @@ from durable.store.queries import (
 )
 from durable.store.records import NEVER, LoadedRun, RunStatus, due_since
 from durable.store.steady_clock import SteadyClock
-from durable.store.submission import Admission, deliver, wait_for_outcome
+from durable.store.submission import (
+    Admission,
+    deliver,
+    is_asked_for,
+    is_withdrawn,
+    wait_for_outcome,
+)
 from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
@@ -164,7 +170,10 @@ class MemoryStore:
     async def perform(self, operation: Operation) -> Any:
         """Submit an operation, wait until it is applied, return its result or raise."""
         self._admission.check()
-        return await wait_for_outcome(lambda done: self._enqueue(operation, done))
+        return await wait_for_outcome(
+            lambda done: self._enqueue(operation, done),
+            may_withdraw=is_asked_for(operation),
+        )
 
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
@@ -203,7 +212,8 @@ class MemoryStore:
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_flush_due = False
-        submitted, self._queue = self._queue, []
+        submitted = [item for item in self._queue if not is_withdrawn(item[1])]
+        self._queue = []
         if not submitted:
             return
         with self._database.lock:

@@ -14,6 +14,7 @@ from durable.store.records import (
     ReleaseRuns,
     RepairRun,
 )
+from durable.store.submission import is_withdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -130,6 +131,7 @@ class HeldUp:
 
     def take(self, now: float) -> list[Entry]:
         """Return what is to be tried together; then `settle` is to be called."""
+        self._entries = [one for one in self._entries if not is_withdrawn(one.item[1])]
         taken: list[Entry] = []
         touched = _Touched()
         for entry in self._entries:

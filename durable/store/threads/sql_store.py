@@ -9,7 +9,7 @@ from durable.store.lease import DrainWorker, RegisterWorker, ReleaseWorker
 from durable.store.queries import ListWorkers
 from durable.store.sql.reads import Question
 from durable.store.steady_clock import SteadyClock
-from durable.store.submission import Admission, wait_for_outcome
+from durable.store.submission import Admission, is_asked_for, wait_for_outcome
 from durable.store.threads.groups import GroupExecutor
 from durable.store.threads.patience import Outage
 from durable.store.threads.reader import NO_READER, Reader
@@ -132,9 +132,15 @@ class SqlStore:
         self._writer.submit(operation, done)
 
     async def perform(self, operation: Operation) -> Any:
-        """Submit an operation, wait for its commit, return its result or raise."""
+        """Submit an operation, wait for its commit, return its result or raise.
+
+        A start or message whose call is cancelled is not done, unless it has begun.
+        """
         self._admission.check()
-        return await wait_for_outcome(lambda done: self.submit(operation, done))
+        return await wait_for_outcome(
+            lambda done: self.submit(operation, done),
+            may_withdraw=is_asked_for(operation),
+        )
 
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]

@@ -18,7 +18,7 @@ from durable import limits
 from durable.errors import InternalError, StoreError
 from durable.store.lease import RETRY_SECONDS, ReleaseWorker
 from durable.store.sql.reads import Question
-from durable.store.submission import deliver
+from durable.store.submission import deliver, is_withdrawn
 from durable.store.threads.alarm import Alarm
 from durable.store.threads.forking import Gate
 from durable.store.threads.held_up import LOCK_SECONDS, LOCK_SECONDS_AGAIN, HeldUp
@@ -161,8 +161,10 @@ class Writer:
         for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
             if type(queue[0][0]) is Question:
                 break
-            items.append(queue.popleft())
-        if not items:
+            item = queue.popleft()
+            if not is_withdrawn(item[1]):
+                items.append(item)
+        if not items and queue and type(queue[0][0]) is Question:
             question, done = queue.popleft()
             self._post([done], [self._read(question)])
             return

@@ -11,12 +11,13 @@ import pytest
 
 from durable.errors import EngineClosedError, InternalError
 from durable.store.queries import FindNextWakeUp, ListRuns, ListWorkers, LoadRuns
-from durable.store.records import RunFilter
+from durable.store.records import RunFilter, RunStatus
 from durable.testing.contract.rows import (
     CLAIM,
     NAMESPACE,
     Gathering,
     make_start,
+    make_termination,
     wait_until,
 )
 
@@ -149,7 +150,9 @@ class LifecycleContract:
 
         assert [type(problem) for problem in problems] == [ArithmeticError]
 
-    async def test_cancelled_wait_takes_nothing_back(self, harness: Harness) -> None:
+    async def test_cancelled_wait_takes_back_all_or_nothing(
+        self, harness: Harness
+    ) -> None:
         store = await harness.open()
         task = asyncio.ensure_future(store.perform(make_start("r1")))
         await asyncio.sleep(0)
@@ -159,7 +162,20 @@ class LifecycleContract:
             await task
 
         result = await store.perform(make_start("r2", request_id="start-r1"))
-        assert result.run_id == "r1"
+        found = await store.read(LoadRuns(["r1", "r2"]))
+        assert [loaded.record.run_id for loaded in found] == [result.run_id]
+
+    async def test_what_nobody_can_take_back_goes_on(self, harness: Harness) -> None:
+        store = await harness.open()
+        store.submit(make_start("r1"), lambda *_: None)
+        task = asyncio.ensure_future(store.perform(make_termination("r1")))
+        await asyncio.sleep(0)
+
+        task.cancel()
+
+        assert (await store.perform(make_start("r2"))).created
+        (loaded,) = await store.read(LoadRuns(["r1"]))
+        assert loaded.record.status is not RunStatus.RUNNING
 
     async def test_reads_see_every_delivered_outcome(self, store: Opened) -> None:
         for number in range(20):
