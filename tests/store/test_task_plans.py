@@ -36,8 +36,8 @@ CLAIMS = 20
 # Each claim takes ten tasks; all together walk a tenth of what waits besides.
 ROWS_MAX = TASKS
 # What is claimed of a configured queue is counted by each claim. As many entries of an
-# index does each look of a claim step over whose rows the claims before it have replaced,
-# as long as nobody may mark them, which other sessions decide.
+# index does each look of a claim step over whose rows the claims before it have
+# replaced, as long as nobody may mark them, which other sessions decide.
 HELD = sum(range(0, 2 * CLAIMS * 10, 10))
 LOOKS = 3
 
