@@ -45,7 +45,7 @@ from durable.client.updates import UpdateHandle
 from durable.core.history.events import HistoryEvent
 from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter
-from durable.engine import Engine
+from durable.engine import Engine as AsyncEngine
 from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread
 from durable.options import Duration, IdConflictPolicy, OnConflict
@@ -393,7 +393,7 @@ class SyncEngine:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """See `Engine`."""
-        self._engine = Engine(*args, **options)
+        self._engine = AsyncEngine(*args, **options)
         self._thread: LoopThread | None = None
         self._changing = threading.RLock()
         self._process_id = os.getpid()
