@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM: the first asks to stop in order, the second stops at once.
 
-What follows the first within a moment is taken for an echo of it: `timeout` and `uv run`
-signal the process and its whole group, so that it hears everything twice. The moment is
-shorter than what a person takes to press the same keys again.
+What follows the first within a moment is taken for an echo of it: `timeout` and
+`uv run` signal the process and its whole group, so that it hears everything twice. The
+moment is shorter than what a person takes to press the same keys again.
 
 Stopping at once is safe: whatever a worker was told to have done is in the database,
 and another one takes over from there.
@@ -43,8 +43,8 @@ def on_first_signal(
     """Call `act` with the first signal's number; the second ends the process.
 
     Both `act` and `at_end`, which is called just before that end, with the number of
-    the second, are called between two steps of whatever the main thread does, on the event loop's thread but outside
-    of its callbacks.
+    the second, are called between two steps of whatever the main thread does, on the
+    event loop's thread but outside of its callbacks.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may receive signals

@@ -563,7 +563,11 @@ DELETE_WORKERS: Final = sa.delete(WORKERS).where(
 RENEW_LEASE: Final = (
     sa.update(WORKERS)
     .where(WORKERS.c.worker_id == sa.bindparam("holder"))
-    .values(lease_expires_at=sa.bindparam("until"))
+    .values(
+        lease_expires_at=sa.bindparam("until"),
+        # What is as it was is not written again.
+        places=sa.func.coalesce(sa.bindparam("told"), WORKERS.c.places),
+    )
 )
 DRAIN_WORKER: Final = (
     sa.update(WORKERS)

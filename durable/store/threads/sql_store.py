@@ -137,10 +137,15 @@ class SqlStore:
         return await wait_for_outcome(lambda done: self.submit(operation, done))
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
         """Enter this process as a worker; give it a lease."""
         operation = RegisterWorker(worker, lost)
+        if self._executor is not None:
+            self._executor.report = report
 
         def submit(done: Outcome) -> None:
             def receive(result: Any, error: BaseException | None) -> None:
