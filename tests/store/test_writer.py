@@ -80,9 +80,9 @@ async def test_lease_in_memory_is_renewed_by_the_loop() -> None:
 
 @pytest.mark.usefixtures("quick_renewal")
 async def test_renewal_writes_what_the_worker_tells_of_itself(
-    reported_url: str,
+    shared_url: str,
 ) -> None:
-    store = connect(reported_url)
+    store = connect(shared_url)
     await store.open()
     told: list[str] = []
     worker = make_worker("w", places="at first")
@@ -101,13 +101,6 @@ async def test_renewal_writes_what_the_worker_tells_of_itself(
             await asyncio.sleep(0.005)
     assert registered.places == "at first"
     await store.close()
-
-
-@pytest.fixture(params=["memory", "shared"])
-def reported_url(request: pytest.FixtureRequest) -> str:
-    if request.param == "memory":
-        return "memory://"
-    return str(request.getfixturevalue("shared_url"))
 
 
 @pytest.mark.usefixtures("quick_renewal")
