@@ -118,7 +118,7 @@ def test_roles_of_the_page_work_once_the_owner_has_upgraded(
         assert code == 0, f"{asked}: {said}"
     for words in (
         ["start", f"{__name__}:order", "--input", '["tea"]'],
-        ["delete", "order-1", "--yes"],
+        ["delete", "order-1"],
     ):
         code, said = granting.ask("reader", *words)
         assert code == 7, said
