@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -365,10 +365,11 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def report(self) -> WorkerReport | None:
         """What it tells of itself; None if it does not, or that cannot be read."""
-        for kind in (WorkerReport, dict[str, int]):
-            with contextlib.suppress(msgspec.MsgspecError):
-                told: Any = msgspec.json.decode(self.places or "", type=kind)
-                return WorkerReport(queues=told) if isinstance(told, dict) else told
+        text = self.places or ""
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(text, type=WorkerReport)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return WorkerReport(queues=msgspec.json.decode(text, type=dict[str, int]))
         return None
 
 

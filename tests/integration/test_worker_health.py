@@ -99,7 +99,7 @@ async def test_client_lists_the_workers_of_its_namespace(
     gate = asyncio.Event()
     monkeypatch.setattr(groups, "RENEWAL_SECONDS", 0.01)
     monkeypatch.setattr(memory, "RENEWAL_SECONDS", 0.01)
-    known = {"definitions": [passing, gated], "max_activities": 5}
+    known: dict[str, Any] = {"definitions": [passing, gated], "max_activities": 5}
     async with (
         Engine(database, **known, activity_queues={"gpu": 2}) as engine,
         Engine(database, namespace="other", definitions=[gated]) as other,

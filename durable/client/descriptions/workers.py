@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from durable.store.queries import CountOwnedRuns, ListWorkers
 from durable.store.records import WorkerRecord, WorkerReport
 from durable.store.store import Store
 
-LEASE_OVER = "lease over"
+LEASE_OVER: Final = "lease over"
 
 
 class WorkerDescription(msgspec.Struct, frozen=True, kw_only=True):
