@@ -158,6 +158,9 @@ from durable.client.descriptions.activities import (
 from durable.client.descriptions.activities import ActivityState as ActivityState
 from durable.client.descriptions.description import RunDescription as RunDescription
 from durable.client.descriptions.searching import RunCount as RunCount
+from durable.client.descriptions.workers import (
+    WorkerDescription as WorkerDescription,
+)
 from durable.client.handle import Handle as Handle
 from durable.client.keeping.archive import Exported as Exported
 from durable.client.keeping.archive import Imported as Imported

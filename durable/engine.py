@@ -32,6 +32,7 @@ from durable.client.activities.activities import Activities
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount, check_where, listing
+from durable.client.descriptions.workers import WorkerDescription, describe_workers
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
@@ -829,6 +830,15 @@ class Engine:
     def queues(self) -> Queues:
         """What task queues may have at once and how fast, changed while workers run."""
         return Queues(self._open_client)
+
+    async def workers(self) -> builtins.list[WorkerDescription]:
+        """List the workers of this namespace: what they serve, and how full they are.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        client = self._open_client()
+        return await describe_workers(client.store, client.namespace)
 
     @property
     def outbox(self) -> Outbox:

@@ -31,6 +31,7 @@ from durable.client.activities.sync_activities import SyncActivities
 from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
+from durable.client.descriptions.workers import WorkerDescription
 from durable.client.handle import Handle
 from durable.client.keeping.archive import Exported, Imported
 from durable.client.keeping.retention import Swept
@@ -665,6 +666,10 @@ class SyncEngine:
     def queues(self) -> SyncQueues:
         """What task queues may have at once and how fast; see `Engine.queues`."""
         return SyncQueues(self._open_thread(), self._engine.queues)
+
+    def workers(self) -> builtins.list[WorkerDescription]:
+        """List the workers of this namespace; see `Engine.workers`."""
+        return self._open_thread().call(self._engine.workers())
 
     def list(
         self,

@@ -117,6 +117,7 @@ def render_run(
     style: Style = PLAIN,
     payloads: bool = False,
     turn: str | None = None,
+    lost: Mapping[int, str] | None = None,
 ) -> list[str]:
     """Tell all about a run: what it is, what happened, what it waits for, and why.
 
@@ -131,6 +132,7 @@ def render_run(
         style: how it is coloured.
         payloads: whether recorded values are shown, and not only their sizes.
         turn: why it waits for its turn, if it does.
+        lost: why nothing of some activities runs; see `find_lost`.
     """
     state = fold(events)
     told = _timeline(events, attempts, payloads=payloads)
@@ -139,7 +141,7 @@ def render_run(
         told = [[Piece(f"        ({left_out} lines above)", "dim")], *told[left_out:]]
     lines = [*header(record, state, now, payloads=payloads), [], *told]
     if record.status is RunStatus.RUNNING:
-        pending = list(tell_pending(record, state, attempts, messages, now))
+        pending = list(tell_pending(record, state, attempts, messages, now, lost))
         if pending:
             lines += [[], [Piece("pending now", "strong")], *_table(pending)]
     if state.dead_letters:

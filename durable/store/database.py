@@ -208,8 +208,11 @@ class Tables(Protocol):
         """Insert a worker."""
         ...
 
-    def renew_worker(self, worker_id: str, until: int) -> bool:
-        """Move the end of a worker's lease; False if it has no row."""
+    def renew_worker(self, worker_id: str, until: int, places: str | None) -> bool:
+        """Move the end of a worker's lease; False if it has no row.
+
+        What it tells of itself stays if `places` is None.
+        """
         ...
 
     def drain_worker(self, worker_id: str) -> None:

@@ -8,6 +8,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
@@ -314,6 +315,26 @@ class WorkerStatus(enum.StrEnum):
     """It waits for what it has under way, takes nothing more, and leaves."""
 
 
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker tells of itself, each time that it renews its lease.
+
+    Attributes:
+        queues: those that it serves for activities, and how many of each it runs at
+            once.
+        workflows, activities: the names of the types that it knows.
+        runs, runs_max: in memory, and how many of those at rest it keeps there.
+        running, running_max: its activities, and how many may run at once.
+    """
+
+    queues: dict[str, int]
+    workflows: list[str] | None = None
+    activities: list[str] | None = None
+    runs: int | None = None
+    runs_max: int | None = None
+    running: int | None = None
+    running_max: int | None = None
+
+
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process's row: its lease.
 
@@ -323,8 +344,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
         host: identifies machine, boot and process namespace, so that a process id
             means something; two workers with the same host can check each other's pid.
         process_started_at: tells a process id that was used again from the same one.
-        places: the queues that it serves for activities, and how many of each it runs
-            at once, as JSON; None if it is of a release that did not say.
+        places: its `WorkerReport` as JSON; of earlier releases its `queues` alone, or
+            None if it did not say.
         damage: why its row cannot be read, or None. Other fields are what is left of
             it then; a lease that cannot be read is over. Never stored.
     """
@@ -340,6 +361,16 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: WorkerStatus = WorkerStatus.RUNNING
     places: str | None = None
     damage: str | None = None
+
+    @property
+    def report(self) -> WorkerReport | None:
+        """What it tells of itself; None if it does not, or that cannot be read."""
+        text = self.places or ""
+        with contextlib.suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(text, type=WorkerReport)
+        with contextlib.suppress(msgspec.MsgspecError):
+            return WorkerReport(queues=msgspec.json.decode(text, type=dict[str, int]))
+        return None
 
 
 class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):

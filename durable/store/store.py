@@ -108,11 +108,15 @@ class Store(Protocol):
         ...
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
         """Enter this process as a worker; give it a lease.
 
         The lease is renewed by the store's own thread, whatever the event loop does.
+        `report` says, on that thread, what the worker's `places` are by then.
         `lost` is called on the loop once, when the lease turns out to be taken over;
         all fenced operations end with `LeaseLostError` from then on, until
         `register_worker` is called again with a new worker id.

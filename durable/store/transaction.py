@@ -335,12 +335,12 @@ class Transaction:
         self.worker = None
         self.lost = None
 
-    def renew(self) -> None:
-        """Move the end of the lease, or find it lost."""
+    def renew(self, places: str | None) -> None:
+        """Move the end of the lease, and tell what else is new; or find it lost."""
         if self.worker is None:
             return
         until = self._clock.read() + LEASE_MICROSECONDS
-        if self._tables.renew_worker(self.worker.worker_id, until):
+        if self._tables.renew_worker(self.worker.worker_id, until, places):
             self.worker = msgspec.structs.replace(self.worker, lease_expires_at=until)
         else:
             self.is_lost = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from durable.core.folding.run_state import (
@@ -18,7 +18,15 @@ from durable.core.machines import retry
 from durable.core.messages import QueryRequest
 from durable.core.workflow_task import UpdateRequest
 from durable.doctor.mail_checks import read_message
-from durable.store.records import AttemptRecord, AttemptState, MessageRecord, RunRecord
+from durable.store.activity_tasks import TaskState
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    LoadedRun,
+    MessageRecord,
+    RunRecord,
+    WorkerRecord,
+)
 from durable.telling.escaping import escape
 from durable.telling.pieces import (
     Line,
@@ -39,9 +47,13 @@ def tell_pending(
     attempts: Sequence[AttemptRecord],
     messages: Sequence[MessageRecord],
     now: int,
+    lost: Mapping[int, str] | None = None,
 ) -> Iterator[Named]:
-    """Name everything that an open run waits for, and how that stands."""
-    yield from _tell_activities(state, attempts, now)
+    """Name everything that an open run waits for, and how that stands.
+
+    `lost` is what `find_lost` has found.
+    """
+    yield from _tell_activities(state, attempts, now, lost or {})
     for timer in state.pending_timers:
         label = "" if timer.summary is None else f" {timer.summary!r}"
         due = _until(timer.due_at, now)
@@ -62,6 +74,30 @@ def tell_pending(
         yield _named("workflow task", f"{inputs} to be seen by the code", "warn")
 
 
+def find_lost(
+    run: LoadedRun, state: RunState, workers: Iterable[WorkerRecord], now: int
+) -> dict[int, str]:
+    """Say of activities, by their scheduled events, why nothing of them runs.
+
+    Whoever runs them has died or given them up, and that has not been seen to yet.
+    """
+    owner = run.record.owner
+    if any(w.worker_id == owner and w.lease_expires_at > now for w in workers):
+        of_owner = None
+    elif owner is None:
+        of_owner = "its worker has given it up"
+    else:
+        of_owner = f"its worker {owner} is dead"
+    lost: dict[int, str] = {}
+    for activity in state.pending_activities:
+        number = activity.scheduled_event_id
+        if run.tasks.get(number) is TaskState.LOST:
+            lost[number] = "its worker is dead"
+        elif of_owner is not None and number not in run.tasks:
+            lost[number] = of_owner
+    return lost
+
+
 def _named(name: str, text: str, role: Role = "strong") -> Named:
     return Piece(escape(name), role), [Piece(escape(text))]
 
@@ -80,7 +116,10 @@ def _since(instant: int, now: int) -> str:
 
 
 def _tell_activities(
-    state: RunState, attempts: Sequence[AttemptRecord], now: int
+    state: RunState,
+    attempts: Sequence[AttemptRecord],
+    now: int,
+    lost: Mapping[int, str],
 ) -> Iterator[Named]:
     latest = {row.scheduled_event_id: row for row in attempts}
     failed = {
@@ -88,7 +127,8 @@ def _tell_activities(
     }
     for activity in state.pending_activities:
         row = latest.get(activity.scheduled_event_id)
-        line = _tell_activity(activity, row, now)
+        why = lost.get(activity.scheduled_event_id)
+        line = _tell_activity(activity, row, now, why)
         problem = failed.get(activity.scheduled_event_id)
         if activity.waits_in_doubt and problem is row and _is_in_doubt(row):
             line = [Piece(f"activity {escape(activity.activity_id)}, in doubt")]
@@ -118,7 +158,7 @@ def _is_in_doubt(row: AttemptRecord | None) -> bool:
 
 
 def _tell_activity(
-    activity: PendingActivity, row: AttemptRecord | None, now: int
+    activity: PendingActivity, row: AttemptRecord | None, now: int, lost: str | None
 ) -> Line:
     number = 1 if row is None else row.attempt
     if row is not None and row.state is AttemptState.BACKOFF:
@@ -130,6 +170,11 @@ def _tell_activity(
         if row is not None and row.started_at is not None:
             began = row.started_at
         text = f"attempt {number} under way {_since(began, now)}"
+        if lost is not None:
+            text = (
+                f"attempt {number}, begun {span(max(0, now - began))} ago, interrupted"
+            )
+            text += f": {lost}"
     text = f"activity {escape(activity.activity_id)}, {text}"
     if activity.is_cancel_requested:
         text += ", asked to stop"

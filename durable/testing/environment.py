@@ -362,9 +362,12 @@ class _TrackedStore:
         return await self._track(self._inner.perform(operation))
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
-        return await self._track(self._inner.register_worker(worker, lost))
+        return await self._track(self._inner.register_worker(worker, lost, report))
 
     async def drain_worker(self) -> None:
         await self._track(self._inner.drain_worker())

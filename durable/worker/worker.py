@@ -14,10 +14,12 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import filterfalse
 from typing import Final, TypeVar
 
 import msgspec
 
+from durable.api.definitions import is_own
 from durable.api.registry import Registry
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.ids import RunIds
@@ -39,6 +41,7 @@ from durable.store.records import (
     Started,
     StartRun,
     WorkerRecord,
+    WorkerReport,
 )
 from durable.store.store import Store
 from durable.worker import log_lines
@@ -212,10 +215,26 @@ class Worker:
                 process_started_at=process_start(os.getpid()),
                 task_queue=self._task_queue,
                 started_at=self._store.now(),
-                places=msgspec.json.encode(self._places()).decode(),
+                places=self._report(),
             ),
             partial(self.lease_lost, worker_id),
+            self._report,
         )
+
+    def _report(self) -> str:
+        """What its row tells of it, written when the lease is; any thread may ask."""
+        known = self._registry
+        running, slots = self._runner.pool.occupancy
+        report = WorkerReport(
+            queues=self._places(),
+            workflows=sorted(filterfalse(is_own, [*known.workflows])),
+            activities=sorted(filterfalse(is_own, [*known.activities])),
+            runs=len(self._runner.runs),
+            runs_max=self._options.cached_runs,
+            running=running,
+            running_max=slots,
+        )
+        return msgspec.json.encode(report).decode()
 
     def _places(self) -> dict[str, int]:
         """The queues that it serves for activities, and how many of each at once."""

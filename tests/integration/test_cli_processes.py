@@ -273,8 +273,12 @@ def test_second_signal_ends_a_worker_at_once(
         return worker.process.poll() is not None
 
     wait_for(ended, "the end of the worker")
-    assert worker.end() == 128 + number
+    assert worker.end() == 128 + number, worker.stderr
     assert "worker stopped" not in worker.stderr
+    assert (
+        f"{number.name} again: ended at once; left to other workers: 'gated' (id 1,"
+        " attempt 1) of run 'order-1' at "
+    ) in worker.stderr
 
 
 def test_signal_that_comes_twice_within_a_moment_is_one(shop: Shop) -> None:

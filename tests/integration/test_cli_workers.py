@@ -40,6 +40,13 @@ def test_workers_are_listed_with_what_they_have(shop: Shop) -> None:
     assert (busy["live_runs"], idle["live_runs"]) == (2, 0)
     assert {row["status"] for row in rows.values()} == {"running"}
     assert idle["activity_queues"] == {"default": 1000, "gpu": 4}
+    assert idle["workflows"] == ["passing", "quick"]
+    assert idle["activities"] == ["gated", "plain"]
+    assert (idle["cached_runs_max"], idle["capacity"]) == (1000, 1000)
+    wait_for(
+        lambda: {r["running_activities"] for r in listed(shop)} == {0, 2},
+        "that the busy one renews its lease, and tells what runs",
+    )
     assert (busy["task_queue"], busy["namespace"]) == ("default", "default")
     assert 0 < busy["lease_seconds_left"] <= 10
     since, until = (
@@ -58,13 +65,17 @@ def test_workers_are_listed_with_what_they_have(shop: Shop) -> None:
     )
     table = shop.ask("workers").stdout.splitlines()
     assert " ".join(table[0].split()) == (
-        "STATUS WORKER QUEUE ACTIVITIES PID HOST SINCE (UTC) LEASE RUNS"
+        "STATUS WORKER QUEUE ACTIVITY QUEUES KNOWS RUNS IN MEMORY ACTIVITIES LEASE"
+        " SINCE (UTC) PID HOST"
     )
     (drains,) = (line for line in table if line.startswith("draining"))
-    assert drains.split()[1:5] == [
-        *(busy["worker_id"], "default", "default=1000", str(first.process.pid)),
+    assert drains.split()[1:11] == [
+        *(busy["worker_id"], "default", "default=1000"),
+        *("2", "workflows,", "2", "activities", "2", "2/1000", "2/1000"),
     ]
-    assert drains.split()[-1] == "2"
+    assert drains.split()[-2] == str(first.process.pid)
+    named = shop.ask("workers", "--types").stdout.splitlines()
+    assert named[2:4] == ["  workflows: passing, quick", "  activities: gated, plain"]
     shop.open_gate("tea")
     assert first.end() == 0
     assert [row["pid"] for row in listed(shop)] == [second.process.pid]

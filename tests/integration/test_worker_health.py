@@ -13,10 +13,19 @@ from typing import Any
 
 import pytest
 
-from durable import Engine, SyncEngine, WorkerHealth, activity, workflow
+from durable import (
+    Engine,
+    SyncEngine,
+    WorkerDescription,
+    WorkerHealth,
+    activity,
+    workflow,
+)
 from durable.errors import EngineClosedError
 from durable.store.connect import connect
+from durable.store.memory import memory
 from durable.store.records import ReapWorkers
+from durable.store.threads import groups
 from tests.integration.test_cli_processes import Process, Shop, shop, wait_for
 
 __all__ = ["shop"]
@@ -81,6 +90,49 @@ def test_facade_tells_it_likewise() -> None:
     assert isinstance(health, WorkerHealth)
     assert (health.status, health.is_ready) == ("running", True)
     assert engine.health() is None
+
+
+async def test_client_lists_the_workers_of_its_namespace(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    global gate
+    gate = asyncio.Event()
+    monkeypatch.setattr(groups, "RENEWAL_SECONDS", 0.01)
+    monkeypatch.setattr(memory, "RENEWAL_SECONDS", 0.01)
+    known: dict[str, Any] = {"definitions": [passing, gated], "max_activities": 5}
+    async with (
+        Engine(database, **known, activity_queues={"gpu": 2}) as engine,
+        Engine(database, namespace="other", definitions=[gated]) as other,
+        Engine(database, worker=False) as client,
+    ):
+        (idle,) = await engine.workers()
+        (elsewhere,) = await other.workers()
+        await engine.start(passing())
+        async with asyncio.timeout(20):
+            while (await client.workers())[0].running_activities != 1:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.005)
+        (busy,) = await client.workers()
+        health = await engine.health()
+        gate.set()
+
+    assert health is not None
+    assert busy.worker_id == idle.worker_id == health.worker_id
+    assert (idle.status, idle.task_queue) == ("running", "default")
+    assert idle.activity_queues == {"default": 5, "gpu": 2}
+    assert (idle.workflows, idle.activities) == (["health.passing"], ["health.gated"])
+    assert (idle.live_runs, idle.cached_runs, idle.cached_runs_max) == (0, 0, 1000)
+    assert (idle.running_activities, idle.capacity) == (0, 5)
+    assert (busy.live_runs, busy.cached_runs, busy.capacity) == (1, 1, 5)
+    assert 0 < busy.lease_seconds_left <= 10
+    assert busy.to_dict()["pid"] == os.getpid()
+    assert (elsewhere.namespace, elsewhere.workflows) == ("other", [])
+
+
+def test_facade_lists_them_likewise() -> None:
+    with SyncEngine("memory://", definitions=[passing, gated]) as engine:
+        (worker,) = engine.workers()
+    assert isinstance(worker, WorkerDescription)
+    assert worker.activities == ["health.gated"]
 
 
 async def test_client_without_a_worker_has_no_health(database: str) -> None:

@@ -145,6 +145,7 @@ def test_second_signal_ends_all_at_once(shop: Shop) -> None:
 
     wait_for(ended, "the end of the command")
     assert keeper.end() == 128 + signal.SIGINT
+    assert "SIGINT again: ended at once; so are its 2 processes" in keeper.stderr
     wait_for(lambda: not any(map(is_there, pids)), "the end of its processes")
 
 

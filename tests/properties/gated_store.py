@@ -159,7 +159,10 @@ class GatedStore:
         return await wait_for_outcome(lambda done: self._submit(operation, done))
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
         operation = RegisterWorker(worker, lost)
         registered: WorkerRecord = await wait_for_outcome(

@@ -257,7 +257,7 @@ async def test_user_that_may_not_write_is_told_what_it_lacks(
     with pytest.raises(DatabaseUnavailableError, match="INSERT command denied") as told:
         await store.perform(make_start("r1"))
 
-    assert "Grant it SELECT, INSERT, UPDATE and DELETE" in str(told.value)
+    assert "takes INSERT, UPDATE and DELETE on them, too" in str(told.value)
     await store.close()
     mariadb_server.execute(f"DROP USER {user}")
 

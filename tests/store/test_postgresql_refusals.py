@@ -127,18 +127,25 @@ async def test_role_that_may_not_make_tables_is_told(url: str) -> None:
     assert "permission denied for schema public" in str(refusal)
 
 
-async def test_role_that_may_only_read_is_told(
+async def test_role_that_may_only_read_reads_and_is_told_what_else_takes(
     server: PostgresServer, url: str
 ) -> None:
     await make_tables(url)
+    blind = await refusal_of(as_guest(url), migrate=False)
     grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest"
     server.execute(grant, name_of(url))
 
-    refusal = await refusal_of(as_guest(url), migrate=False)
+    store = connect(as_guest(url), migrate=False)
+    await store.open()
+    found = await store.read(ListRuns(NAMESPACE, RunFilter()))
+    with pytest.raises(DatabaseUnavailableError, match="permission denied") as refusal:
+        await store.perform(make_start("s"))
+    await store.close()
 
-    assert type(refusal) is DatabaseUnavailableError
-    assert "permission denied" in str(refusal)
-    assert "GRANT" in str(refusal.hint).upper()
+    assert [record.run_id for record in found] == ["r"]
+    assert "takes INSERT, UPDATE and DELETE" in str(refusal.value.hint)
+    assert type(blind) is DatabaseUnavailableError
+    assert "To read takes SELECT" in str(blind.hint)
 
 
 async def test_role_with_the_rights_of_the_hint_works_on_tables_of_another(

@@ -12,7 +12,7 @@ from durable import limits
 from durable.store.connect import connect
 from durable.store.memory import memory
 from durable.store.queries import ListWorkers, LoadRuns, ReadMessages
-from durable.store.records import ReapWorkers
+from durable.store.records import ReapWorkers, WorkerReport
 from durable.store.store import Store
 from durable.store.threads import groups
 from durable.testing.contract.rows import (
@@ -77,6 +77,66 @@ async def test_lease_in_memory_is_renewed_by_the_loop() -> None:
     (worker,) = await store.read(ListWorkers())
     assert worker.lease_expires_at == registered.lease_expires_at + 100_000_000
     await store.close()
+
+
+@pytest.mark.usefixtures("quick_renewal")
+async def test_renewal_writes_what_the_worker_tells_of_itself(
+    shared_url: str,
+) -> None:
+    store = connect(shared_url)
+    await store.open()
+    told: list[str] = []
+    worker = make_worker("w", places="at first")
+    registered = await store.register_worker(
+        worker, lambda: None, lambda: told[-1] if told else "later"
+    )
+
+    async def read() -> str | None:
+        return (await store.read(ListWorkers()))[0].places
+
+    async with asyncio.timeout(20):
+        while await read() != "later":  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.005)
+        told.append("later still")
+        while await read() != "later still":  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.005)
+    assert registered.places == "at first"
+    await store.close()
+
+
+@pytest.mark.usefixtures("quick_renewal")
+async def test_what_the_worker_told_stays_if_it_tells_nothing(tmp_path: Path) -> None:
+    clock = SettableClock()
+    store = connect(f"sqlite:///{tmp_path}/x.db", clock=clock)
+    await store.open()
+    told = make_worker("w", places='{"queue": 3}')
+    registered = await store.register_worker(told, lambda: None)
+
+    clock.advance(1)
+    async with asyncio.timeout(20):
+        while (found := await store.read(ListWorkers())) == [registered]:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.005)
+
+    assert found[0].places == '{"queue": 3}'
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("places", "report"),
+    [
+        ('{"default": 7}', WorkerReport(queues={"default": 7})),
+        ('{"queues": 7}', WorkerReport(queues={"queues": 7})),
+        ('{"queues": {"q": 7}, "runs": 2}', WorkerReport(queues={"q": 7}, runs=2)),
+        ('{"queues": {"q": 7}, "news": 2}', WorkerReport(queues={"q": 7})),
+        ("[7]", None),
+        ("no JSON", None),
+        (None, None),
+    ],
+)
+def test_report_of_each_release_is_read(
+    places: str | None, report: WorkerReport | None
+) -> None:
+    assert make_worker("w", places=places).report == report
 
 
 @pytest.mark.usefixtures("quick_renewal")

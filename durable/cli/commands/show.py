@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import click
@@ -34,8 +35,9 @@ from durable.core.history.codec import decode_rows
 from durable.doctor.whole_histories import with_whole_history
 from durable.engine import Engine
 from durable.errors import WorkflowNotFoundError
-from durable.store.queries import LoadRuns
-from durable.store.records import LoadedRun
+from durable.store.queries import ListWorkers, LoadRuns
+from durable.store.records import LoadedRun, WorkerRecord
+from durable.telling.pending import find_lost
 from durable.telling.pieces import instant
 
 
@@ -44,6 +46,7 @@ class _Read(NamedTuple):
     now: int
     turn: str | None = None
     """Why it waits for its turn, if it does."""
+    workers: Sequence[WorkerRecord] = ()
 
 
 async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read:
@@ -56,7 +59,8 @@ async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read
         turn = None
         if waits_for_turn(run.record):
             turn = await _find_turn(engine, run.record.task_queue)
-        return _Read(run, store.now(), turn)
+        workers = await store.read(ListWorkers())
+        return _Read(run, store.now(), turn, workers)
 
 
 async def _find_turn(engine: Engine, queue: str) -> str:
@@ -109,10 +113,10 @@ def show(
         work = follow(session, workflow_id, run_id, last=last, payloads=payloads)
         run_interruptible(work)
         return
-    run, now, turn = asyncio.run(_load(session, workflow_id, run_id))
+    run, now, turn, workers = asyncio.run(_load(session, workflow_id, run_id))
     events = decode_rows(run.rows)
+    state = fold(events)
     if session.is_json:
-        state = fold(events)
         told = describe_events(events, run.attempts, payloads=payloads)
         write_json(
             {
@@ -136,6 +140,7 @@ def show(
             style=COLORED if is_colored(sys.stdout) else PLAIN,
             payloads=payloads,
             turn=turn,
+            lost=find_lost(run, state, workers, now),
         )
     )
 
@@ -153,7 +158,7 @@ def history(
 
     With --json --payloads the output can be read by `durable replay --file`.
     """
-    run, _, _ = asyncio.run(_load(session, workflow_id, run_id))
+    run, *_ = asyncio.run(_load(session, workflow_id, run_id))
     for row in run.rows:
         view = row_view(row, payloads=payloads)
         if session.is_json:

@@ -30,7 +30,7 @@ from durable.cli.processes.link import METRICS, WorkerEnd
 from durable.cli.processes.serving import Serving
 from durable.cli.processes.supervisor import Supervisor
 from durable.cli.session import Session, pass_session
-from durable.cli.signals import run_until_signal
+from durable.cli.signals import Stop, run_until_signal
 from durable.cli.user_code.loading import (
     load_interceptors,
     load_modules,
@@ -268,9 +268,11 @@ def _work(
         options["resources"] = load_resources(options["resources"])
         options["interceptors"] = load_interceptors(options["interceptors"])
         queues = options.pop("queues")
+        made: list[Serving] = []
 
-        async def work(stop: asyncio.Event) -> None:
+        async def work(stop: Stop) -> None:
             serving = Serving(session, queues, options, stop, is_scraped=is_scraped)
+            made.append(serving)
             ready = None
             if keeper_line is not None:
                 line = WorkerEnd(keeper_line, serving.look, serving.scrape, stop)
@@ -289,7 +291,12 @@ def _work(
                 await serving.work(ready)
 
         limit = grace + closing_seconds(grace, options["resources"]) + _LEAVE_SECONDS
-        run_until_signal(work, _announce_draining, limit)
+        run_until_signal(
+            work,
+            _announce_draining,
+            limit,
+            lambda: ", ".join(serving.describe_left() for serving in made),
+        )
 
 
 def _keep(
@@ -321,7 +328,11 @@ def _keep(
 
     # It must be there until the last of them is not.
     run_until_signal(
-        work, _announce_draining, limit + 2 * _KILL_SECONDS, supervisor.kill
+        work,
+        _announce_draining,
+        limit + 2 * _KILL_SECONDS,
+        lambda: f"so are its {count} processes: what they had is left to other workers",
+        supervisor.kill,
     )
     if supervisor.exit_code:
         raise SystemExit(supervisor.exit_code)

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from durable.cli.health.report import ProcessHealth
+from durable.cli.signals import Stop
 from durable.telling.prometheus_text import Family
 
 _log: Final = logging.getLogger("durable.cli")
@@ -51,7 +52,7 @@ class WorkerEnd:
         descriptor: int,
         look: Callable[[], Awaitable[ProcessHealth]],
         scrape: Callable[[], Sequence[Family]],
-        stop: asyncio.Event,
+        stop: Stop,
     ) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)
@@ -79,14 +80,14 @@ class WorkerEnd:
                 elif line in (HEALTH, METRICS):
                     with contextlib.suppress(RuntimeError):  # the loop has ended
                         self._loop.call_soon_threadsafe(self._begin_look, line)
-        if not self._stop.is_set():
+        if not self._stop.is_asked:
             _log.warning("the process that keeps this worker has ended: draining")
         self._drain()
 
     def _drain(self) -> None:
         """Do as at a first signal, which counts the time as well."""
         main = threading.main_thread().ident
-        if not self._stop.is_set() and main is not None:
+        if not self._stop.is_asked and main is not None:
             signal.pthread_kill(main, signal.SIGTERM)
 
     def _begin_look(self, asked: bytes) -> None:

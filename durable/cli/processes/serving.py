@@ -25,6 +25,7 @@ _log: Final = logging.getLogger("durable.cli")
 # For a server that is not there yet, and between two tries.
 _START_SECONDS_MAX: Final = 60.0
 _AGAIN_SECONDS: Final = 0.5
+_NAMES_MAX: Final = 10
 # A run is some eighty objects that the collector looks at. By Python's own thresholds
 # a burst of runs that begin has all of them looked at again and again.
 _THRESHOLDS: Final = (50_000, 20, 50)
@@ -155,6 +156,15 @@ class Serving:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _AGAIN_SECONDS)
         return False
+
+    def describe_left(self) -> str:
+        """What an end at once leaves to others; any thread may ask."""
+        running = [one for e in self._engines for one in e.running_activities()]
+        if not running:
+            return "no activity was running"
+        more = len(running) - _NAMES_MAX
+        shown = ", ".join(running[:_NAMES_MAX])
+        return f"left to other workers: {shown}" + (f" and {more} more" * (more > 0))
 
     async def look(self) -> ProcessHealth:
         """Say how the workers do."""

@@ -118,6 +118,7 @@ class MemoryStore:
         self._worker: WorkerRecord | None = None
         self._lost: Callable[[], None] | None = None
         self._renewal: asyncio.TimerHandle | None = None
+        self._report: Callable[[], str] | None = None
         self._changed: Callable[[], None] | None = None
         self._is_change_due = False
 
@@ -176,10 +177,14 @@ class MemoryStore:
         )
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
         """Enter this process as a worker; give it a lease."""
         operation = RegisterWorker(worker, lost)
+        self._report = report
         registered: WorkerRecord = await wait_for_outcome(
             lambda done: self._enqueue(operation, done)
         )
@@ -275,7 +280,7 @@ class MemoryStore:
     def _renew(self) -> None:
         with self._database.lock:
             transaction = self._begin()
-            transaction.renew()
+            transaction.renew(None if self._report is None else self._report())
             self._take_over(transaction)
         if not transaction.is_lost:
             self._schedule_renewal()

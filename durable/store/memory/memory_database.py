@@ -383,12 +383,14 @@ class MemoryDatabase(MemoryTurns):
         """See `Tables`."""
         self.workers[worker.worker_id] = worker
 
-    def renew_worker(self, worker_id: str, until: int) -> bool:
+    def renew_worker(self, worker_id: str, until: int, places: str | None) -> bool:
         """See `Tables`."""
         worker = self.workers.get(worker_id)
         if worker is None:
             return False
-        self.workers[worker_id] = replace(worker, lease_expires_at=until)
+        self.workers[worker_id] = replace(
+            worker, lease_expires_at=until, places=places or worker.places
+        )
         return True
 
     def drain_worker(self, worker_id: str) -> None:

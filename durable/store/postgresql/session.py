@@ -71,6 +71,10 @@ _WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
 _NOTE_LIFE: Final = (
     "INSERT INTO durable_incarnation (id, life) VALUES (1, %b) ON CONFLICT DO NOTHING"
 )
+# Who may only read has no transaction whose fate could be asked for.
+_MAY_WRITE: Final = Statement(
+    "SELECT has_table_privilege('durable_incarnation', 'INSERT')"
+)
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
 _BEGAN_AT: Final = Statement(
@@ -278,14 +282,16 @@ class PostgresSession(ServerSession):
 
     def enter(self) -> None:
         """See `EnteringSession`. A table that a crash empties knows the life."""
-        noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
-        asked = {"noted": noted, "life": _READ_LIFE, "began": _BEGAN_AT}
+        asked = {"may": _MAY_WRITE, "began": _BEGAN_AT}
+        if not self._raw.is_pooled:
+            asked["listen"] = Statement(f"LISTEN {_CHANNEL}")
         answers = self.send(asked)
-        self._life = answers["life"][0][0]
+        if answers["may"] == [(True,)]:
+            noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
+            ((self._life,),) = self.send({"noted": noted, "life": _READ_LIFE})["life"]
         if self._raw.is_pooled:
             return
         ((self._began_at,),) = answers["began"] or [(None,)]
-        self.send({"listen": Statement(f"LISTEN {_CHANNEL}")})
         self.send({"told": _tell("listening")})
         self.send({"heard": _LATEST})
 

@@ -77,8 +77,10 @@ _WORDS: Final[dict[Fault, tuple[type[StoreError], str, str | None]]] = {
     Fault.DENIED: (
         DatabaseUnavailableError,
         "{0} does not allow this user to do that: {1}.",
-        "Grant it SELECT, INSERT, UPDATE and DELETE on the tables whose names begin"
-        " with 'durable_', and what their sequence or upgrades need.",
+        "To read takes SELECT on the tables whose names begin with 'durable_'; all else"
+        " takes INSERT, UPDATE and DELETE on them, too, and USAGE on the sequences of"
+        " PostgreSQL; to upgrade takes their owner. docs/how-to/use-a-server.md has the"
+        " grants.",
     ),
     Fault.MISSING: (
         DatabaseUnavailableError,

@@ -175,9 +175,11 @@ class SqlTables(TaskTables, RunTurnTables):
             **{name: fields[name] for name in salvage.WORKER_FIELDS},
         )
 
-    def renew_worker(self, worker_id: str, until: int) -> bool:
+    def renew_worker(self, worker_id: str, until: int, places: str | None) -> bool:
         """See `Tables`."""
-        renewed = self._execute(statements.RENEW_LEASE, holder=worker_id, until=until)
+        renewed = self._execute(
+            statements.RENEW_LEASE, holder=worker_id, until=until, told=places
+        )
         return bool(renewed.rowcount)
 
     def drain_worker(self, worker_id: str) -> None:

@@ -546,9 +546,8 @@ LOCK_DEAD_WORKERS: Final = FIND_DEAD_WORKERS.with_for_update(skip_locked=True)
 LOCK_DEAD_WORKER: Final = LOCK_DEAD_WORKERS.where(
     WORKERS.c.worker_id == sa.bindparam("candidate")
 )
-FIND_WORKER: Final = sa.select(WORKERS.c.worker_id).where(
-    WORKERS.c.worker_id == sa.bindparam("holder")
-)
+_HOLDER: Final = WORKERS.c.worker_id == sa.bindparam("holder")
+FIND_WORKER: Final = sa.select(WORKERS.c.worker_id).where(_HOLDER)
 LOCK_WORKER: Final = FIND_WORKER.with_for_update(read=True, key_share=True)
 LOCK_WORKERS: Final = (
     sa.select(WORKERS.c.worker_id)
@@ -560,15 +559,14 @@ INSERT_WORKER: Final = sa.insert(WORKERS).inline()
 DELETE_WORKERS: Final = sa.delete(WORKERS).where(
     WORKERS.c.worker_id.in_(_many("worker_ids"))
 )
+_TOLD: Final = sa.func.coalesce(sa.bindparam("told"), WORKERS.c.places)
 RENEW_LEASE: Final = (
     sa.update(WORKERS)
-    .where(WORKERS.c.worker_id == sa.bindparam("holder"))
-    .values(lease_expires_at=sa.bindparam("until"))
+    .where(_HOLDER)
+    .values(lease_expires_at=sa.bindparam("until"), places=_TOLD)
 )
 DRAIN_WORKER: Final = (
-    sa.update(WORKERS)
-    .where(WORKERS.c.worker_id == sa.bindparam("holder"))
-    .values(status=WorkerStatus.DRAINING.value)
+    sa.update(WORKERS).where(_HOLDER).values(status=WorkerStatus.DRAINING.value)
 )
 
 # --- attributes and namespaces --------------------------------------------------------

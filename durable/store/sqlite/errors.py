@@ -91,7 +91,8 @@ def read_only(name: str) -> StoreError:
     """Build the error of a file that cannot be written."""
     return DatabaseReadOnlyError(
         f"{name} cannot be written: the file or its folder is read-only.",
-        hint="The folder must be writable too; SQLite keeps its log there.",
+        hint="Whoever only reads must be able to write both, too: SQLite keeps its log"
+        " and its locks there.",
     )
 
 

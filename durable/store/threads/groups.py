@@ -67,6 +67,8 @@ class GroupExecutor:
         self._lost: Callable[[], None] | None = None
         self.lease_expires_at = 0
         """When the lease ends that was heard of last; 0 without. Any thread asks."""
+        self.report: Callable[[], str] | None = None
+        """Says what the worker's row is to tell; see `Store.register_worker`."""
         self._calls_meanwhile: _Calls = []
         self.renew_at: float | None = None
         """When to renew the lease, by the monotonic clock; None without a lease."""
@@ -237,7 +239,7 @@ class GroupExecutor:
         try:
             session.begin()
             transaction = self._begin(session)
-            transaction.renew()
+            transaction.renew(None if self.report is None else self.report())
             self._commit(session, is_news=False)
         except Exception as error:
             self._abandon(session)

@@ -143,10 +143,15 @@ class SqlStore:
         )
 
     async def register_worker(
-        self, worker: WorkerRecord, lost: Callable[[], None]
+        self,
+        worker: WorkerRecord,
+        lost: Callable[[], None],
+        report: Callable[[], str] | None = None,
     ) -> WorkerRecord:
         """Enter this process as a worker; give it a lease."""
         operation = RegisterWorker(worker, lost)
+        if self._executor is not None:
+            self._executor.report = report
 
         def submit(done: Outcome) -> None:
             def receive(result: Any, error: BaseException | None) -> None:

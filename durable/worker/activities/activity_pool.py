@@ -150,6 +150,11 @@ class ActivityPool:
             waiting_for=max(0, self._store.now() - since) if since else 0,
         )
 
+    @property
+    def occupancy(self) -> tuple[int, int]:
+        """How many activities run, and how many may; any thread may ask."""
+        return len(self._places.running), self._places.slots
+
     def running(self) -> list[str]:
         """What runs, and at which line; any thread may ask."""
         return sorted(map(describe_running, self._places.running.copy()))

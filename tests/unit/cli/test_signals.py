@@ -41,3 +41,20 @@ def test_second_signal_ends_the_process_though_the_first_is_still_acted_on(
         signal.raise_signal(signal.SIGTERM)
 
     assert codes == [128 + signal.SIGINT]
+
+
+@pytest.mark.parametrize(("later", "ends"), [(0.05, False), (0.2, True)])
+def test_second_signal_counts_as_soon_as_it_can_be_no_echo(
+    later: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+
+    with signals.on_first_signal(lambda number: None, ended.append):
+        signal.raise_signal(signal.SIGTERM)
+        clock += later
+        signal.raise_signal(signal.SIGINT)
+
+    assert ended == ([signal.SIGINT, 128 + signal.SIGINT] if ends else [])
