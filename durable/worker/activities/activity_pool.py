@@ -26,6 +26,7 @@ from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
 from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.activity_tasks.outside import ActivityToken
+from durable.runs.activity_tasks.retry_budgets import RetryBudgets
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import GONE, OVER, QUEUED
 from durable.store.records import AttemptState
@@ -120,6 +121,7 @@ class ActivityPool:
             store, parts, observer, processes, self._beat, self._hand_out
         )
         self._places = Places(concurrency, threads, processes)
+        self._budgets = RetryBudgets()
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
@@ -251,6 +253,8 @@ class ActivityPool:
             self._places.take(call, code)
         call.cancel_timer()
         attempt = call.attempt
+        if code.retry_budget is not None and attempt.attempt == 1:
+            self._budgets.earn(code.name, code.retry_budget, now)
         call.started_at = now
         loop = asyncio.get_running_loop()
         scheduled = attempt.scheduled
@@ -437,6 +441,9 @@ class ActivityPool:
         elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
+            if call.code is not None and call.code.retry_budget is not None:
+                budget, now = call.code.retry_budget, self._store.now()
+                said.not_before = self._budgets.spend(call.code.name, budget, said, now)
             self._feed(call.attempt.run, said)
 
     def _say_stopped(self, call: Call) -> None:
