@@ -77,6 +77,7 @@ async def hurried() -> None:
 @workflow(name="budget.many")
 async def many(name: str, count: int) -> int:
     call = {"here": here, "elsewhere": elsewhere, "free": free, "hurried": hurried}
+    call["patient"] = hurried.options(schedule_to_close_timeout="1h")
     calls = [call[name]() for _ in range(count)]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     return sum(isinstance(end, ConnectionError) for end in ends)
@@ -133,6 +134,8 @@ async def test_retry_that_would_begin_too_late_ends_now_and_takes_nothing() -> N
         assert env.clock.now() - began < SECOND
         [attempt] = await run.attempts()
         assert "ConnectionError" in (attempt.failure or "")
+        assert await env.execute(many("patient", 1)) == 0
+        assert waits() == [0, 0, 10]
 
 
 async def test_wait_is_visible_and_outlives_its_worker(
