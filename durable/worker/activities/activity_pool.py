@@ -475,18 +475,7 @@ class ActivityPool:
 
     def _timed_out(self, call: Call, timeout_type: str) -> None:
         """An attempt's time is up: say so now, whatever its function does."""
-        attempt = call.attempt
-        settings = attempt.scheduled.settings
-        limit = getattr(settings, f"{timeout_type}_timeout") or 0
-        failure = Failure(
-            message=f"{timeout_type}_timeout of {limit / 1_000_000:g} s passed",
-            kind="timeout",
-            type="TimeoutError",
-            timeout_type=timeout_type,
-            details=attempt.details or () if timeout_type == "heartbeat" else (),
-            cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
-        )
-        self._failed(call, failure)
+        self._failed(call, unrecorded.timed_out(call, timeout_type))
         self._interrupt(call, ActivityCancellationReason.TIMED_OUT)
         self._places.warn_if_exhausted()
 
