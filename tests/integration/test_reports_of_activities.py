@@ -199,3 +199,23 @@ async def test_g9_no_value_of_an_activity_is_in_logs_or_in_what_describes_it(
     assert SECRET not in told
     assert "it is left to others" in caplog.text
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("way", ["reset", "unpause"])
+async def test_what_is_tried_again_by_hand_waits_for_its_paused_queue(way: str) -> None:
+    """It ran at once elsewhere, or was stuck when its queue went on."""
+    async with TestEnvironment(
+        definitions=DEFINITIONS, activity_queues={"met": 5}
+    ) as env:
+        run = await env.start(retrying(), id="r")
+        await env.sleep("1h")
+        assert RAN["later"] == 1
+        await env.queues.pause("met")
+        await getattr(env.activities, way)(workflow_id="r", activity_id="1")
+        await env.sleep("1h")
+        assert RAN["later"] == 1
+        await env.queues.resume("met")
+        await env.sleep("1s")
+        assert RAN["later"] == 2
+        await env.sleep("6h")
+        assert (await run.describe()).status.value == "completed"
