@@ -246,6 +246,7 @@ from durable.options import HandlerUnfinishedPolicy as HandlerUnfinishedPolicy
 from durable.options import IdConflictPolicy as IdConflictPolicy
 from durable.options import IdReusePolicy as IdReusePolicy
 from durable.options import ParentClosePolicy as ParentClosePolicy
+from durable.options import RetryBudget as RetryBudget
 from durable.options import RetryPolicy as RetryPolicy
 from durable.schedules.cron import schedule_spec as schedule_spec
 from durable.schedules.declared import schedule as schedule

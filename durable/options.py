@@ -223,6 +223,45 @@ class RetryPolicy:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """How many retries of an activity a worker begins, besides its first attempts.
+
+    When a service is down each of its calls fails, and retries multiply what it has to
+    refuse. With a budget they are a share of the first attempts, plus a few that are
+    always allowed. A retry for which nothing is left is not given up: it waits, backing
+    off, until `min_per_second` pays for it.
+
+    Each worker keeps one for each activity that has been given any, in memory. What
+    counts is what fails there: neither attempts that are lost with their worker nor
+    what is reported from outside.
+
+    Args:
+        ratio: how many retries each first attempt allows: 0.1 is one for ten. 0 if only
+            `min_per_second` is to count.
+        min_per_second: so many are allowed besides, whatever begins: at least 0.001.
+        burst: how many are saved up at most, and there at the start: at least 1.
+
+    Raises:
+        InvalidOptionError: a value breaks its rule.
+    """
+
+    ratio: float = 0.1
+    min_per_second: float = 1.0
+    burst: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for field, least in (("ratio", 0), ("min_per_second", 0.001), ("burst", 1)):
+            value: object = getattr(self, field)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not least <= value <= 1_000_000:  # type: ignore[operator]  # a number, as checked
+                raise InvalidOptionError(
+                    f"RetryBudget.{field} is {value!r}:"
+                    f" give a number from {least} to 1,000,000."
+                )
+
+
 def _check_patterns(patterns: object, name: str) -> None:
     if not isinstance(patterns, tuple):
         raise InvalidOptionError(

@@ -50,8 +50,8 @@ IdReusePolicy IllegalTransition InboxFullError Interval InvalidInputError
 InvalidScheduleError
 NoAnswerError
 NondeterminismError OutcomeUnknown ParentClosePolicy PayloadError QueryCall
-QueryFailedError RemoteError ResourceError ResultTimeoutError RetryPolicy RunDescription
-RunStatus
+QueryFailedError RemoteError ResourceError ResultTimeoutError RetryBudget RetryPolicy
+RunDescription RunStatus
 Saga ScheduleDefinition ScheduleDescription ScheduleExistsError ScheduleHandle
 ScheduleNotFoundError ScheduleOverlap ScheduleSpec Signal SignalCall StackFrame
 StateMachine StoreError SyncEngine SyncHandle

@@ -256,6 +256,7 @@ def failed(
             scheduled_at=attempt.scheduled_at,
             now=now,
             key=endings.key_of(run.run_id, attempt.scheduled_event_id, attempt.attempt),
+            not_before=given.not_before,
         )
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):

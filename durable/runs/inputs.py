@@ -128,11 +128,12 @@ class AttemptCompleted(msgspec.Struct, eq=False):
 
 
 class AttemptFailed(msgspec.Struct, eq=False):
-    """It has raised, or its time is up."""
+    """It has raised, or its time is up; the next one is not to begin before that."""
 
     attempt: Attempt
     failure: Failure
     started_at: int
+    not_before: int = 0
 
 
 class AttemptStopped(msgspec.Struct, eq=False):

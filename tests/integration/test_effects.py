@@ -59,6 +59,8 @@ async def verify(n: int) -> object:
     verdict = VERDICTS.pop(0)
     if isinstance(verdict, BaseException):
         raise verdict
+    if verdict == "hangs":
+        await asyncio.sleep(50)
     return verdict
 
 
@@ -146,6 +148,12 @@ async def test_once_is_not_repeated_after_its_timeout(queue: str) -> None:
             "7 by attempt 3",
             ["verified by 2", "verified by 3", "ran 3"],
         ),
+        (["hangs", Done("late")], "late", ["verified by 2", "verified by 3"]),
+        (
+            ["hangs", NotDone()],
+            "7 by attempt 3",
+            ["verified by 2", "verified by 3", "ran 3"],
+        ),
     ],
 )
 async def test_what_verify_says_counts(
@@ -171,8 +179,9 @@ async def test_what_verify_says_counts(
         ("a text", "has returned 'a text'"),
         (SystemExit(3), "(SystemExit: 3)"),
         (asyncio.CancelledError("by nobody"), "(CancelledError: by nobody)"),
+        ("hangs", "(TimeoutError: it has not answered when its start_to_close_timeout"),
     ],
-    ids=["raises", "says nothing", "exits", "is cancelled"],
+    ids=["raises", "says nothing", "exits", "is cancelled", "hangs"],
 )
 async def test_a_verify_that_never_knows_leaves_it_in_doubt(
     verdict: object, why: str

@@ -57,6 +57,7 @@ from durable.errors import DefinitionError, InvalidCallError
 from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
+    RetryBudget,
     RetryPolicy,
     check_option_names,
 )
@@ -90,7 +91,7 @@ _ELSEWHERE: Final = {
         name: f"It is of the definition: @activity({name}=...)."
         for name in (
             *("name", "compensate", "run_in", "cancel_thread", "auto_heartbeat"),
-            *("verify", "dynamic"),
+            *("verify", "dynamic", "retry_budget"),
         )
     },
 }
@@ -127,6 +128,7 @@ class Activity(Unchanging, Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self.runs_as = kind
         self.is_heard = kind.auto_heartbeat
+        self.retry_budget = kind.retry_budget
         self.lane = "loop" if self.is_async else kind.run_in
         self.call_signature = CallSignature(
             function, name, skip=self.skipped, takes_resources=True
@@ -405,6 +407,7 @@ def activity(
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
     verify: Verify | None = None,
+    retry_budget: RetryBudget | None = None,
     dynamic: Literal[False] = False,
     **options: Unpack[ActivityOptions],
 ) -> CompensatedDecorator[P, R]: ...
@@ -417,6 +420,7 @@ def activity(
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
     verify: Verify | None = None,
+    retry_budget: RetryBudget | None = None,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
@@ -430,6 +434,7 @@ def activity(
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
     verify: Verify | None = None,
+    retry_budget: RetryBudget | None = None,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
@@ -456,6 +461,8 @@ def activity(
             `activity_info()` for the key, and gives `Done(result)`; or `NotDone()`,
             and the function runs. What it raises means that it does not know yet: it
             is asked again as the retry policy says, and then `in_doubt` counts.
+        retry_budget: how many retries of it a worker begins, by its first attempts; one
+            for which nothing is left waits.
         dynamic: True if it runs each activity that this worker does not know. It takes
             `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
@@ -472,7 +479,9 @@ def activity(
         name=name,
         compensate=compensate,
         options=merge_options(DEFAULTS, options),
-        kind=check_kind(run_in, cancel_thread, dynamic, auto_heartbeat, verify),
+        kind=check_kind(
+            *(run_in, cancel_thread, dynamic, auto_heartbeat, verify, retry_budget)
+        ),
     )
 
 

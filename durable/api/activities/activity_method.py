@@ -33,7 +33,7 @@ from durable.api.definitions import (
 )
 from durable.api.resources import find_resource, name_of
 from durable.errors import DefinitionError, ResourceError
-from durable.options import ActivityOptions
+from durable.options import ActivityOptions, RetryBudget
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -197,6 +197,7 @@ def activity_method(
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
     verify: Verify | ActivityMethod[Any, ..., Any] | None = None,
+    retry_budget: RetryBudget | None = None,
     **options: Unpack[ActivityOptions],
 ) -> ActivityMethodDecorator: ...
 def activity_method(
@@ -208,6 +209,7 @@ def activity_method(
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
     verify: Any = None,
+    retry_budget: RetryBudget | None = None,
     **options: Unpack[ActivityOptions],
 ) -> Any:
     """Make a method an activity, which an object runs that the engine was given.
@@ -232,6 +234,7 @@ def activity_method(
         cancel_thread: as for `activity`.
         auto_heartbeat: likewise.
         verify: likewise; a method of the same class, with or without a decorator.
+        retry_budget: as for `activity`.
         **options: as for `activity`.
 
     Raises: as `activity`.
@@ -244,7 +247,9 @@ def activity_method(
         name=name,
         compensate=compensate,
         options=_merge(options),
-        kind=check_kind("thread", cancel_thread, False, auto_heartbeat, verify),
+        kind=check_kind(
+            *("thread", cancel_thread, False, auto_heartbeat, verify, retry_budget)
+        ),
     )
 
 

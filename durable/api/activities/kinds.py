@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from durable.errors import InvalidOptionError
+from durable.options import RetryBudget
 
 Verify: TypeAlias = Callable[..., object]
 """Takes an activity's arguments; gives `Done` or `NotDone`, or raises."""
@@ -22,6 +23,7 @@ class ActivityKind(msgspec.Struct, frozen=True):
         dynamic: whether it runs whatever no other activity is there for.
         auto_heartbeat: whether its worker says for it that it goes on.
         verify: finds out what an attempt in doubt has done.
+        retry_budget: how many retries of it a worker begins.
     """
 
     run_in: Literal["thread", "process"] = "thread"
@@ -29,6 +31,7 @@ class ActivityKind(msgspec.Struct, frozen=True):
     dynamic: bool = False
     auto_heartbeat: bool = False
     verify: Verify | None = None
+    retry_budget: RetryBudget | None = None
 
 
 USUAL: Final = ActivityKind()
@@ -40,6 +43,7 @@ def check_kind(
     dynamic: object,
     auto_heartbeat: object,
     verify: object = None,
+    retry_budget: object = None,
 ) -> ActivityKind:
     """Where and for what an activity runs, as it was written.
 
@@ -57,5 +61,11 @@ def check_kind(
     ):
         if not isinstance(value, bool):
             raise InvalidOptionError(f"{name} of an activity is {value!r}, no bool.")
-    kind = ActivityKind(run_in, cancel_thread, dynamic, auto_heartbeat, verify)  # type: ignore[arg-type]  # as checked above
+    if retry_budget is not None and not isinstance(retry_budget, RetryBudget):
+        raise InvalidOptionError(
+            f"retry_budget of an activity is {retry_budget!r}: give a RetryBudget."
+        )
+    kind = ActivityKind(
+        *(run_in, cancel_thread, dynamic, auto_heartbeat, verify, retry_budget)  # type: ignore[arg-type]  # as checked above
+    )
     return USUAL if kind == USUAL else kind

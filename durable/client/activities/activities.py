@@ -380,17 +380,19 @@ class Activities:
         Raises:
             WorkflowNotFoundError: there is no such workflow.
             InvalidInputError: there is no such state, or the limit is no number.
+            InvalidIdError: the workflow id breaks the rule for ids.
         """
         if in_doubt:
             state = state or "external"
         if state is not None and state not in [one.value for one in TaskState]:
             names = ", ".join(one.value for one in TaskState)
-            raise InvalidInputError(f"state is {state!r}: give one of {names}.")
+            raise InvalidInputError(f"state is {state!r:.200}: give one of {names}.")
         if not isinstance(limit, int) or limit < 1:
-            raise InvalidInputError(f"limit is {limit!r}: give at least 1.")
+            raise InvalidInputError(f"limit is {limit!r:.200}: give at least 1.")
         run_id = None
         if workflow_id is not None:
-            run_id = await self._find_run(workflow_id, None)
+            checked = check_id(workflow_id, "the workflow id")
+            run_id = await self._find_run(checked, None)
         found: list[QueuedActivity] = []
         after = None
         while len(found) < limit:

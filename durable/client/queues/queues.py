@@ -171,9 +171,9 @@ class Queues:
     async def resume(self, name: str) -> QueueDescription:
         """Let a paused queue go on.
 
-        Raises:
-            QueueNotFoundError: nobody has configured it.
+        Raises: as `get`.
         """
+        check_id(name, "the queue's name")
         return await self._change(name, {}, False, must_be=True)
 
     async def get(self, name: str) -> QueueDescription:
@@ -181,7 +181,9 @@ class Queues:
 
         Raises:
             QueueNotFoundError: nobody has configured it.
+            InvalidIdError: the name breaks the rule for ids.
         """
+        check_id(name, "the queue's name")
         found = {one.name: one for one in await self.list()}
         if name not in found:
             raise _unknown(name, found)
@@ -223,9 +225,9 @@ class Queues:
     async def delete(self, name: str) -> None:
         """Take all limits of a queue away.
 
-        Raises:
-            QueueNotFoundError: nobody has configured it.
+        Raises: as `get`.
         """
+        check_id(name, "the queue's name")
         client = self._open_client()
         operation = DeleteQueue(namespace=client.namespace, name=name + self._ending)
         if not await client.store.perform(operation):

@@ -45,10 +45,12 @@ def decide(
     scheduled_at: int,
     now: int,
     key: str = "",
+    not_before: int = 0,
 ) -> Retry | GiveUp:
     """Decide what follows a failed attempt.
 
-    `key` names the attempt among all that there are; its jitter follows from that.
+    `key` names the attempt among all that there are; its jitter follows from that. The
+    next one is not due before the instant `not_before`.
 
     A failure that may not be tried again is named so even on the last attempt. A next
     attempt that would begin after `schedule_to_close_timeout` ends the activity now.
@@ -61,6 +63,7 @@ def decide(
     delay = failure.next_retry_delay
     if delay is None:
         delay = backoff(policy, attempt, key)
+    delay = max(delay, not_before - now)
     deadline = settings.schedule_to_close_timeout
     if deadline is not None and now + delay >= scheduled_at + deadline:
         return GiveUp(SCHEDULE_TO_CLOSE)

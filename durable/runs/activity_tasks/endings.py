@@ -74,8 +74,9 @@ def decide(
     progress: TaskProgress,
     failure: Failure,
     now: int,
+    not_before: int = 0,
 ) -> retry.Retry | retry.GiveUp:
-    """Decide what follows an attempt that has failed."""
+    """Decide what follows an attempt that has failed; as `retry.decide`."""
     return decide_failure(
         data.scheduled.settings,
         failure,
@@ -84,6 +85,7 @@ def decide(
         scheduled_at=data.scheduled_at,
         now=now,
         key=key_of(record.run_id, record.scheduled_event_id, record.attempt),
+        not_before=not_before,
     )
 
 
@@ -101,6 +103,7 @@ def decide_failure(
     scheduled_at: int,
     now: int,
     key: str,
+    not_before: int = 0,
 ) -> retry.Retry | retry.GiveUp:
     """Decide what follows an attempt that has failed; see `in_doubt`, too."""
     is_doubt = failure.kind == OUTCOME_UNKNOWN
@@ -114,6 +117,7 @@ def decide_failure(
         scheduled_at=scheduled_at,
         now=now,
         key=key,
+        not_before=not_before,
     )
     if is_doubt and isinstance(decision, retry.GiveUp):
         return _give_up(settings)

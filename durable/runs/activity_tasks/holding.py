@@ -265,7 +265,9 @@ def _failed(
     else:
         settings = held.data.scheduled.settings
         failure = endings.in_doubt(settings, failure, record.attempt)
-        decision = endings.decide(record, held.data, held.progress, failure, now)
+        decision = endings.decide(
+            record, held.data, held.progress, failure, now, given.not_before
+        )
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     _go_on(held, failure, decision, state, effects, now)
 

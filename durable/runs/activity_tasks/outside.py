@@ -11,6 +11,7 @@ from durable.core.history.payload import Failure, Payload, Payloads, encode_deta
 from durable.core.machines import retry
 from durable.core.messages import encode_message
 from durable.errors import InvalidCallError, InvalidIdError
+from durable.options import check_id
 from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.task_rows import (
     data_of,
@@ -56,16 +57,23 @@ def parse_token(text: object) -> ActivityToken:
     """
     if isinstance(text, str):
         run_id, _, promise = text.rpartition(":")
-        if run_id and promise.isdecimal():
+        if _is_id(run_id) and _is_number(promise):
             return ActivityToken(run_id, 0, 1, None, promise)
         parts = text.rsplit(".", 3)
-        if len(parts) == 4 and parts[0] and all(map(_is_number, parts[1:])):
+        if len(parts) == 4 and _is_id(parts[0]) and all(map(_is_number, parts[1:])):
             event_id, attempt, started_at = map(int, parts[1:])
             return ActivityToken(parts[0], event_id, attempt, started_at)
     raise InvalidIdError(
-        f"{text!r} is no token of an activity.",
+        f"{text!r:.200} is no token of an activity.",
         hint="Pass on what complete_later() or external_promise() gave, unchanged.",
     )
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return bool(check_id(text, ""))
+    except InvalidIdError:
+        return False
 
 
 def _is_number(text: str) -> bool:

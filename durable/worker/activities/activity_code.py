@@ -24,6 +24,7 @@ class BuiltIn:
     is_async: Final = True
     lane: Final = "loop"
     is_heard: Final = False
+    retry_budget: Final = None
 
     def __init__(
         self, name: str, perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]]

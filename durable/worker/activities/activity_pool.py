@@ -26,6 +26,7 @@ from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
 from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.activity_tasks.outside import ActivityToken
+from durable.runs.activity_tasks.retry_budgets import RetryBudgets
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import GONE, OVER, QUEUED
 from durable.store.records import AttemptState
@@ -120,6 +121,7 @@ class ActivityPool:
             store, parts, observer, processes, self._beat, self._hand_out
         )
         self._places = Places(concurrency, threads, processes)
+        self._budgets = RetryBudgets()
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
@@ -256,6 +258,8 @@ class ActivityPool:
             self._places.take(call, code)
         call.cancel_timer()
         attempt = call.attempt
+        if code.retry_budget is not None and attempt.attempt == 1:
+            self._budgets.earn(code.name, code.retry_budget, now)
         call.started_at = now
         loop = asyncio.get_running_loop()
         scheduled = attempt.scheduled
@@ -442,6 +446,9 @@ class ActivityPool:
         elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
+            if call.code is not None and call.code.retry_budget is not None:
+                budget, now = call.code.retry_budget, self._store.now()
+                said.not_before = self._budgets.spend(call.code.name, budget, said, now)
             self._feed(call.attempt.run, said)
 
     def _say_stopped(self, call: Call) -> None:
@@ -473,18 +480,7 @@ class ActivityPool:
 
     def _timed_out(self, call: Call, timeout_type: str) -> None:
         """An attempt's time is up: say so now, whatever its function does."""
-        attempt = call.attempt
-        settings = attempt.scheduled.settings
-        limit = getattr(settings, f"{timeout_type}_timeout") or 0
-        failure = Failure(
-            message=f"{timeout_type}_timeout of {limit / 1_000_000:g} s passed",
-            kind="timeout",
-            type="TimeoutError",
-            timeout_type=timeout_type,
-            details=attempt.details or () if timeout_type == "heartbeat" else (),
-            cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
-        )
-        self._failed(call, failure)
+        self._failed(call, unrecorded.timed_out(call, timeout_type))
         self._interrupt(call, ActivityCancellationReason.TIMED_OUT)
         self._places.warn_if_exhausted()
 

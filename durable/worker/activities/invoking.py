@@ -181,7 +181,7 @@ class Invoker:
             called = self._call_within(call, code, info, on_thread_end)
         else:
             called = self._call(call, code, info, scheduled.input, on_thread_end)
-        if _is_to_verify(attempt):
+        if is_to_verify(attempt):
             called = self._keep_doubt(call, called)
         return called if observer is None else self._observed(call, info, called)
 
@@ -270,7 +270,7 @@ class Invoker:
             await self._confirm_lease()
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
-        if _is_to_verify(call.attempt):
+        if is_to_verify(call.attempt):
             done = await self._verify(code, input)
             if done is not None:
                 return done
@@ -540,7 +540,7 @@ class Invoker:
             self._processes.abandon()
 
 
-def _is_to_verify(attempt: Attempt) -> bool:
+def is_to_verify(attempt: Attempt) -> bool:
     """Whether the attempt before is in doubt, and code was to say what it has done."""
     last = attempt.last_failure
     return (

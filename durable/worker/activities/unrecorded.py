@@ -21,10 +21,12 @@ from durable.errors import DurableError, PayloadError
 from durable.runs import inputs
 from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.live_run import Attempt
+from durable.worker.activities.calls import Call
 from durable.worker.activities.invoking import (
     UnfitArgumentsError,
     UnfitResultError,
     UnverifiedError,
+    is_to_verify,
 )
 
 _log: Final = logging.getLogger("durable.worker")
@@ -85,6 +87,31 @@ def unverified(error: UnverifiedError) -> Failure:
         return unknown_outcome(text)
     why = failure_of(cause)
     return unknown_outcome(f"{text} ({summary_of(why)[:_SUMMARY_CHARS]})", why)
+
+
+def timed_out(call: Call, timeout_type: str) -> Failure:
+    """What is recorded of an attempt whose time is up.
+
+    If it was still asking what the one before did, that counts as an answer like others
+    that do not tell: nothing new is in doubt.
+    """
+    attempt = call.attempt
+    limit = getattr(attempt.scheduled.settings, f"{timeout_type}_timeout") or 0
+    message = f"{timeout_type}_timeout of {limit / 1_000_000:g} s passed"
+    doubt = attempt.last_failure
+    is_of_attempt = timeout_type in ("start_to_close", "heartbeat")
+    if doubt and is_of_attempt and is_to_verify(attempt) and not call.is_verified:
+        error = UnverifiedError(doubt.message)
+        error.__cause__ = TimeoutError(f"it has not answered when its {message}")
+        return unverified(error)
+    return Failure(
+        message=message,
+        kind="timeout",
+        type="TimeoutError",
+        timeout_type=timeout_type,
+        details=attempt.details or () if timeout_type == "heartbeat" else (),
+        cause=doubt if timeout_type == "schedule_to_close" else None,
+    )
 
 
 def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:

@@ -452,6 +452,7 @@ class ActivityExecutor:
                 scheduled_at=attempt.scheduled_at,
                 now=now,
                 key=key,
+                not_before=getattr(given, "not_before", 0),
             )
         if isinstance(decision, GiveUp):
             state = decision.retry_state

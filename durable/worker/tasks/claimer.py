@@ -1,7 +1,9 @@
 """Takes activities from queues, as many as this worker has room for.
 
 It looks when something was committed elsewhere, when the next one is due, when a place
-has become free though more wait, and once per half a lease in any case.
+has become free though more wait, soon after a look that has failed, and once per half a
+lease in any case. What it may have taken without hearing so it looks for first: nobody
+else takes that as long as this worker lives.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Final
 
 from durable import limits
 from durable.api.registry import Registry
-from durable.errors import LeaseLostError
+from durable.errors import CommitUnknownError, LeaseLostError, StoreError
 from durable.store.activity_tasks import (
     ActivityTaskRecord,
     ClaimActivityTasks,
@@ -30,6 +32,8 @@ _JITTER_SECONDS: Final = 0.02
 # A rate is kept up only by who comes in time.
 _PACE_JITTER_SECONDS: Final = 0.002
 _SLEEP_SECONDS_MAX: Final = 60.0
+# A look that has failed is repeated after this long.
+_AGAIN_MICROSECONDS: Final = 1_000_000
 # That others have configured a queue may go unheard so long, until there is news.
 _HEED_SECONDS: Final = limits.LEASE_SECONDS / 4
 _Queue = tuple[str, tuple[str, ...] | None]
@@ -65,6 +69,8 @@ class TaskClaimer:
         self._jitter = random.Random()  # noqa: S311 - it spreads, and hides nothing
         self._is_short = False
         """There is no room for some types."""
+        self._is_in_doubt = False
+        """The answer to what has taken some was lost."""
         self.is_open = False
 
     def stop(self) -> None:
@@ -93,6 +99,9 @@ class TaskClaimer:
         try:
             while self.is_open and self._runner.has_lease:
                 self._look_again = False
+                if self._is_in_doubt:
+                    await self._executor.find_taken()
+                    self._is_in_doubt = False
                 if self._has_news:
                     self._has_news = False
                     await self._executor.find_cancelled()
@@ -103,6 +112,10 @@ class TaskClaimer:
                     return
         except LeaseLostError as error:
             self._lease_lost(error.worker_id)
+        except StoreError as error:
+            self._is_in_doubt |= isinstance(error, CommitUnknownError)
+            self._arm(self._store.now() + _AGAIN_MICROSECONDS, _JITTER_SECONDS)
+            raise
         finally:
             self._is_looking = False
 

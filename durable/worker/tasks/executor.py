@@ -34,6 +34,7 @@ from durable.store.activity_tasks import (
     CancelArrived,
     SettleActivityTask,
     TaskKey,
+    TaskState,
 )
 from durable.store.queries import (
     FindActivityTask,
@@ -164,6 +165,25 @@ class TaskExecutor:
                 operation = pause_task(record, self._store.now())
                 if operation is not None:
                     await self._store.perform(operation)
+            if len(found) < limits.LIST_PAGE_MAX:
+                return
+            after = found[-1].key
+
+    async def find_taken(self) -> None:
+        """Run, and judge, what this worker has taken though it did not hear so."""
+        terms, after = self._runner.terms, None
+        while terms is self._runner.terms:
+            before = {*self.held}  # what ends meanwhile may be read as it was
+            where = TaskFilter(after=after, limit=limits.LIST_PAGE_MAX)
+            found = await self._store.read(ListActivityTasks(self._namespace, where))
+            taken = [
+                one
+                for one in found
+                if one.state is TaskState.CLAIMED and one.worker_id == terms.worker_id
+            ]
+            known = before | {*self.held}
+            self.begin((one for one in taken if one.key not in known), terms)
+            await self.judge(one for one in found if one.judge_id == terms.worker_id)
             if len(found) < limits.LIST_PAGE_MAX:
                 return
             after = found[-1].key
