@@ -95,6 +95,7 @@ CASES = [("postgres_url", code) for code in CODES["postgresql"]]
 CASES += [("mariadb_url", code) for code in CODES["mysql"]]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(("kind", "code"), CASES)
 async def test_work_is_done_once_though_the_server_refuses_each_record_once(
     kind: str, code: str, request: pytest.FixtureRequest
@@ -108,6 +109,7 @@ async def test_work_is_done_once_though_the_server_refuses_each_record_once(
     assert count() > 10
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 async def test_default_isolation_of_a_database_breaks_nothing_on_postgresql(
     level: str, postgres_server: PostgresDatabases, postgres_url: str
@@ -120,6 +122,7 @@ async def test_default_isolation_of_a_database_breaks_nothing_on_postgresql(
     await fulfil(postgres_url)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("level", ["REPEATABLE-READ", "SERIALIZABLE"])
 async def test_default_isolation_of_sessions_breaks_nothing_on_mariadb(
     level: str, mariadb_url: str, monkeypatch: pytest.MonkeyPatch
