@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 
 import pytest
@@ -68,27 +69,31 @@ async def ship() -> list[str]:
 
 
 @workflow(name="unkind.order")
-async def order() -> list[str]:
-    child = await start_child(ship(), id="ship")
+async def order(name: str) -> list[str]:
+    child = await start_child(ship(), id=f"ship {name}")
     paid = await PAID.receive()
     return [paid, await reserve(), *await child, await approve()]
 
 
-async def fulfil(url: str) -> None:
-    """Carry an order out on a new engine, with all that runs do to each other."""
-    async with Engine(
-        url,
-        definitions=[order, ship, reserve, charge, render, approve],
-        activity_queues={QUEUE: 2},
-    ) as engine:
-        handle = await engine.start(order(), id="order")
-        await handle.signal(PAID("paid"))
-        while not TOKENS:  # noqa: ASYNC110 - nobody tells of it
+async def fulfil(url: str, *, orders: int = 1, workers: int = 1) -> None:
+    """Carry orders out on new engines, with all that runs do to each other."""
+    kinds = [f"unkind.{kind}" for kind in ("reserve", "charge", "render")]
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [Engine(url, activity_queues={QUEUE: 2}) for _ in range(workers)]
+        for engine in engines:
+            await stack.enter_async_context(engine)
+        handles = await asyncio.gather(
+            *(engines[n % workers].start(order(f"{n}")) for n in range(orders))
+        )
+        await asyncio.gather(*(one.signal(PAID("paid")) for one in handles))
+        while len(TOKENS) < orders:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.005)
-        await engine.activities.complete(TOKENS[0], "approved")
-        kinds = [f"unkind.{kind}" for kind in ("reserve", "charge", "render")]
-        assert await handle.result(timeout=30) == ["paid", *kinds, "approved"]
-    assert Counter([*kinds, "unkind.approve"]) == RAN
+        complete = engines[0].activities.complete
+        await asyncio.gather(*(complete(token, "approved") for token in TOKENS))
+        for handle in handles:
+            found = await handle.result(timeout=30)
+            assert found == ["paid", *kinds, "approved"]
+    assert dict(RAN) == dict.fromkeys([*kinds, "unkind.approve"], orders)
 
 
 CASES = [("postgres_url", code) for code in CODES["postgresql"]]
@@ -119,7 +124,7 @@ async def test_default_isolation_of_a_database_breaks_nothing_on_postgresql(
     setting = f"SET default_transaction_isolation = '{level}'"
     postgres_server.execute(f"ALTER DATABASE {database} {setting}")
 
-    await fulfil(postgres_url)
+    await fulfil(postgres_url, orders=8, workers=2)
 
 
 @pytest.mark.sweep(1)
@@ -130,4 +135,4 @@ async def test_default_isolation_of_sessions_breaks_nothing_on_mariadb(
     """Likewise: what a server is set up with, each of its sessions begins with."""
     monkeypatch.setitem(driver._SETTINGS, "tx_isolation", f"'{level}'")
 
-    await fulfil(mariadb_url)
+    await fulfil(mariadb_url, orders=8, workers=2)

@@ -12,6 +12,7 @@ import asyncio
 import pytest
 
 from durable.store.connect import connect
+from durable.store.postgresql.session import PostgresSession
 from durable.store.queries import CountRuns, LoadRuns
 from durable.store.queues import PutQueue, QueueRecord
 from durable.store.records import ClaimRuns, Committed
@@ -47,7 +48,12 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.sweep(1)
-async def test_longest_names_and_much_at_once_reach_others(url: str) -> None:
+async def test_longest_names_and_much_at_once_reach_others(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who listens does not hear of it by asking now and then.
+    seldom = (3 * WAIT_SECONDS_MAX, 3 * WAIT_SECONDS_MAX)
+    monkeypatch.setattr(PostgresSession, "poll_seconds", seldom)
     writing, listening = connect(url), connect(url)
     await writing.open()
     await listening.open()
