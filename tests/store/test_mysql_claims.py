@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
 from durable.store.lease import RegisterWorker
-from durable.store.records import ClaimRuns
+from durable.store.records import ClaimRuns, StartRun
 from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
     CLAIM,
@@ -75,7 +75,7 @@ def test_starters_and_claimers_at_once_meet_no_deadlock(mariadb_url: str) -> Non
             execute(executor, *ended, *gone_on)
 
     def work(act: Callable[[GroupExecutor, int], None], number: int) -> None:
-        with closing(make_worker_of(mariadb_url, f"{act.__name__}{number}")) as one:
+        with closing(make_worker_of(mariadb_url, f"{number}")) as one:
             begin.wait()
             try:
                 act(one, number)
@@ -85,7 +85,7 @@ def test_starters_and_claimers_at_once_meet_no_deadlock(mariadb_url: str) -> Non
 
     with ThreadPoolExecutor(STARTERS + CLAIMERS) as pool:
         done = [pool.submit(work, start, n) for n in range(STARTERS)]
-        done += [pool.submit(work, claim, n) for n in range(CLAIMERS)]
+        done += [pool.submit(work, claim, -1 - n) for n in range(CLAIMERS)]
     for one in done:
         one.result()
 
@@ -97,7 +97,7 @@ def test_starters_and_claimers_at_once_meet_no_deadlock(mariadb_url: str) -> Non
 def pair(mariadb_url: str) -> Iterator[tuple[GroupExecutor, GroupExecutor]]:
     """Two workers; three kinds of work wait, of each much."""
     one, other = (make_worker_of(mariadb_url, name) for name in "12")
-    starts = []
+    starts: list[StartRun] = []
     for number in range(WAITING):
         name = f"{number}"
         tasks = (make_task(name, 1, due_at=1), make_task(name, 2, expires_at=1))
@@ -108,7 +108,7 @@ def pair(mariadb_url: str) -> Iterator[tuple[GroupExecutor, GroupExecutor]]:
     other.close()
 
 
-CLAIMS = [
+CLAIMS: list[Any] = [
     ClaimRuns(workflow_types=("order",), limit=1),
     ClaimActivityTasks(queues=CLAIM_TASKS.queues, limit=1),
     TakeExpiredTasks(limit=1),

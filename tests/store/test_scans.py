@@ -78,12 +78,13 @@ QUERIES = [
 def fill(session: Session, prefix: str, count: int) -> None:
     """Insert runs that have ended, or are parked for good, and attempts that failed."""
     names = [column.name for column in (*statements.RUN_COLUMNS, RUNS.c.open_key)]
-    ends = [
+    ends: list[dict[str, Any]] = [
         {"status": RunStatus.FAILED, "closed_at": START},
         {"status": RunStatus.COMPLETED, "closed_at": START},
         {"stuck": '{"type": "ValueError"}'},
     ]
-    runs, attempts = [], []
+    runs: list[tuple[Any, ...]] = []
+    attempts: list[tuple[Any, ...]] = []
     for number in range(count):
         record = make_run(f"{prefix}{number}", **ends[number % 3])
         values = dict(zip(names, statements.run_values(record), strict=True))
@@ -193,7 +194,7 @@ def test_what_has_ended_is_not_walked(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     executor, measure = request.getfixturevalue(kind)
-    walked = []
+    walked: list[int] = []
     for number, count in enumerate((FEW, MANY), start=1):
         fill(executor.open(), f"{number}-", count)
         worker = make_worker(f"w{number}")
