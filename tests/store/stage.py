@@ -190,15 +190,7 @@ class Stage:
 
         Answers what has become of both and of the rows, and whether there were so many.
         """
-        p = next(self._prefixes)
-        scene = make_scene(p)
-        self._register(p)
-        # Who takes what has expired takes that of all scenes.
-        self._looker.open().connection.exec_driver_sql(
-            "DELETE FROM durable_activity_tasks"
-        )
-        done = [self._carry_out(n, scene.before[n]) for n in (0, 1)]
-        self._fill_outbox(scene.outbox)
+        p, scene, done = self.set(make_scene)
         groups = (scene.one, scene.other)
         other: Future[Outcomes] | None = None
         count = 0
@@ -218,8 +210,30 @@ class Stage:
             other = self._thread.submit(self._carry_out, second, groups[second])
         theirs = other.result(WAIT_SECONDS_MAX)
         outcomes = [mine, theirs] if first == 0 else [theirs, mine]
-        self._check(p, zip((*scene.before, *groups), (*done, *outcomes), strict=True))
-        return ([_show(one, p) for one in outcomes], self._rows(p)), has_met
+        return self.look(p, scene, done, outcomes), has_met
+
+    def set(
+        self, make_scene: Callable[[str], Scene]
+    ) -> tuple[str, Scene, list[Outcomes]]:
+        """Do what is before a scene; answers its prefix, and what has become of it."""
+        p = next(self._prefixes)
+        scene = make_scene(p)
+        self._register(p)
+        # Who takes what has expired takes that of all scenes.
+        self._looker.open().connection.exec_driver_sql(
+            "DELETE FROM durable_activity_tasks"
+        )
+        done = [self._carry_out(n, scene.before[n]) for n in (0, 1)]
+        self._fill_outbox(scene.outbox)
+        return p, scene, done
+
+    def look(
+        self, p: str, scene: Scene, done: list[Outcomes], outcomes: list[Outcomes]
+    ) -> Any:
+        """Check what is left, and answer what has become of both groups and rows."""
+        groups = (*scene.before, scene.one, scene.other)
+        self._check(p, zip(groups, (*done, *outcomes), strict=True))
+        return [_show(one, p) for one in outcomes], self._rows(p)
 
     def _register(self, p: str) -> None:
         for worker in self._workers:

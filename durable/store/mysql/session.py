@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pymysql
 
 from durable.errors import DatabaseUnavailableError
@@ -290,11 +292,19 @@ class MysqlTables(ServerTables):
         self, worker: WorkerRecord, claim: ClaimRuns, now: int
     ) -> dict[str, int]:
         """See `Tables`. What others are taking just now is theirs."""
-        found = super().find_claimable(worker, claim, now)
+        tried: dict[str, int] = {}
         taken: dict[str, int] = {}
-        for page in chunks(sorted(found)):
-            taken.update(self._fetch(statements.TAKE_RUNS, run_ids=page))
-        return {r: epoch for r, epoch in found.items() if taken.get(r) == epoch}
+        page = claim.limit
+        while True:
+            asked = msgspec.structs.replace(claim, limit=page)
+            found = super().find_claimable(worker, asked, now)
+            for run_ids in chunks(sorted(found.keys() - tried.keys())):
+                taken.update(self._fetch(statements.TAKE_RUNS, run_ids=run_ids))
+            mine = {r: epoch for r, epoch in found.items() if taken.get(r) == epoch}
+            if len(mine) >= claim.limit or len(found) < page:
+                return dict(itertools.islice(mine.items(), max(claim.limit, 0)))
+            tried |= found
+            page *= 2  # beyond what others have, there may be as much
 
     def find_dead_workers(
         self, myself: str, now: int, presumed_dead: Sequence[str]

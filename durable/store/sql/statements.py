@@ -313,6 +313,8 @@ UNOWNED_RUNS: Final = (
     )
     .where(
         RUNS.c.namespace == sa.bindparam("namespace"),
+        # None is empty. Else SQLite would walk all runs, which come in this order.
+        RUNS.c.task_queue > sa.literal_column("''"),
         *_AT_REST,
         RUNS.c.wake_at <= sa.bindparam("until"),
         RUNS.c.stuck.is_(None),
