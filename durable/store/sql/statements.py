@@ -30,11 +30,7 @@ from durable.store.sql.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from durable.store.records import (
-        AttemptRecord,
-        RunFilter,
-        RunRecord,
-    )
+    from durable.store.records import AttemptRecord, RunFilter, RunRecord
 
 _Row = TypeVarTuple("_Row")
 _IS_OPEN: Final = RUNS.c.open_key.is_not(None)
@@ -313,8 +309,7 @@ UNOWNED_RUNS: Final = (
     )
     .where(
         RUNS.c.namespace == sa.bindparam("namespace"),
-        # None is empty. Else SQLite would walk all runs, which come in this order.
-        RUNS.c.task_queue > sa.literal_column("''"),
+        RUNS.c.task_queue > sa.literal_column("''"),  # else SQLite walks all runs
         *_AT_REST,
         RUNS.c.wake_at <= sa.bindparam("until"),
         RUNS.c.stuck.is_(None),
