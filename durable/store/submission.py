@@ -115,7 +115,7 @@ class Waiter:
 
 def is_withdrawn(done: Outcome) -> bool:
     """Whether what this waits for is not to be done any more."""
-    return type(done) is Waiter and done.may_withdraw and done.is_cancelled
+    return isinstance(done, Waiter) and done.may_withdraw and done.is_cancelled
 
 
 async def wait_for_outcome(

@@ -167,7 +167,7 @@ class LifecycleContract:
 
     async def test_what_nobody_can_take_back_goes_on(self, harness: Harness) -> None:
         store = await harness.open()
-        store.submit(make_start("r1"), lambda *_: None)
+        await store.perform(make_start("r1"))
         task = asyncio.ensure_future(store.perform(make_termination("r1")))
         await asyncio.sleep(0)
 
