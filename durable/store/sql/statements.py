@@ -556,7 +556,9 @@ INSERT_WORKER: Final = sa.insert(WORKERS).inline()
 DELETE_WORKERS: Final = sa.delete(WORKERS).where(
     WORKERS.c.worker_id.in_(_many("worker_ids"))
 )
-_TOLD: Final[sa.ColumnElement[str]] = sa.func.coalesce(sa.bindparam("told"), WORKERS.c.places)
+_TOLD: Final[sa.ColumnElement[str]] = sa.func.coalesce(
+    sa.bindparam("told"), WORKERS.c.places
+)
 RENEW_LEASE: Final = (
     sa.update(WORKERS)
     .where(_HOLDER)
