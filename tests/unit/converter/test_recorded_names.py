@@ -51,6 +51,7 @@ RECORDED = {
     "Rate": "durable.client.queues.queues",
     "ResetPlan": "durable.client.resets.planning",
     "RetentionRule": "durable.client.keeping.retention",
+    "RetryBudget": "durable.options",
     "RetryPolicy": "durable.options",
     "RunCount": "durable.client.descriptions.searching",
     "RunDescription": "durable.client.description",
@@ -73,6 +74,7 @@ RECORDED = {
     "TerminateWorkflowInput": "durable.api.interceptors.interceptor",
     "UpdateCall": "durable.api.messages",
     "UpdateInfo": "durable.api.operations",
+    "WorkerDescription": "durable.client.descriptions.workers",
     "WorkerHealth": "durable.worker.health",
     "WorkflowInfo": "durable.core.runtime",
 }
