@@ -68,13 +68,9 @@ _HEADER: Final = (
 )
 _WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
 _WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
-_NOTE_LIFE: Final = (
-    "INSERT INTO durable_incarnation (id, life) VALUES (1, %b) ON CONFLICT DO NOTHING"
-)
+_BIRTH: Final = "INSERT INTO durable_incarnation VALUES (1, %b) ON CONFLICT DO NOTHING"
 # Who may only read has no transaction whose fate could be asked for.
-_MAY_WRITE: Final = Statement(
-    "SELECT has_table_privilege('durable_incarnation', 'INSERT')"
-)
+_MAY: Final = Statement("SELECT has_table_privilege('durable_incarnation', 'INSERT')")
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
 _BEGAN_AT: Final = Statement(
@@ -282,18 +278,17 @@ class PostgresSession(ServerSession):
 
     def enter(self) -> None:
         """See `EnteringSession`. A table that a crash empties knows the life."""
-        asked = {"may": _MAY_WRITE, "began": _BEGAN_AT}
+        asked = {"may": _MAY, "began": _BEGAN_AT}
         if not self._raw.is_pooled:
             asked["listen"] = Statement(f"LISTEN {_CHANNEL}")
         answers = self.send(asked)
         if answers["may"] == [(True,)]:
-            noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
+            noted = Statement(_BIRTH, (secrets.token_hex(8),))
             ((self._life,),) = self.send({"noted": noted, "life": _READ_LIFE})["life"]
-        if self._raw.is_pooled:
-            return
-        ((self._began_at,),) = answers["began"] or [(None,)]
-        self.send({"told": _tell("listening")})
-        self.send({"heard": _LATEST})
+        if not self._raw.is_pooled:
+            ((self._began_at,),) = answers["began"] or [(None,)]
+            self.send({"told": _tell("listening")})
+            self.send({"heard": _LATEST})
 
     def _hear(self, process_id: int, payload: bytes) -> None:
         if process_id != self._raw.pgconn.backend_pid:
