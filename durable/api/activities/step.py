@@ -103,7 +103,7 @@ class Step(Activity[[], Any]):
         self.lane = "loop" if self.is_async else "thread"
         self.call_signature = signature
         self.resources = {}
-        self.transaction = self.compensate = None
+        self.transaction = self.compensate = self.retry_budget = None
 
     def replaced_by(self, fake: Callable[[], Any]) -> Step:
         """A step that calls something else, and gives its result as this one."""
