@@ -126,8 +126,8 @@ async def test_a_lease_lost_while_joining_again_leaves_no_hole(
         started: list[Any] = []
         register = thief.store.register_worker
 
-        async def register_and_lose(worker: WorkerRecord, lost: Any) -> WorkerRecord:
-            registered: WorkerRecord = await register(worker, lost)
+        async def register_and_lose(worker: WorkerRecord, *heard: Any) -> WorkerRecord:
+            registered: WorkerRecord = await register(worker, *heard)
             if not started:
                 # Under the new lease, before the worker has gone on with joining.
                 started.append(await engine.start(adding(2), id="victim"))
@@ -168,11 +168,11 @@ async def test_a_worker_that_cannot_join_again_tries_until_it_can(
         register = thief.store.register_worker
         tries: list[str] = []
 
-        async def fail_twice(worker: WorkerRecord, lost: Any) -> Any:
+        async def fail_twice(worker: WorkerRecord, *heard: Any) -> Any:
             tries.append(worker.worker_id)
             if len(tries) < 3:
                 raise DatabaseUnavailableError("The disk is on holiday.")
-            return await register(worker, lost)
+            return await register(worker, *heard)
 
         monkeypatch.setattr(thief.store, "register_worker", fail_twice)
         await thief.steal()
