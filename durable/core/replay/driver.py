@@ -338,8 +338,6 @@ class RunDriver:
             return await context.code.call(input)
         except SystemExit as error:
             raise exit_error(error) from error
-        except GeneratorExit:
-            raise  # dropped, perhaps by an interpreter that has nothing left to call
         except BaseException as error:
             if find_continuation(error) is not None:
                 context.is_continuing = True
