@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import os
 import time
 from collections.abc import Coroutine, Iterable, Mapping
@@ -106,7 +107,7 @@ from durable.worker.activities.held_resources import (
 )
 from durable.worker.activities.processes.cores import usable_cores
 from durable.worker.health import WorkerHealth
-from durable.worker.worker import Worker
+from durable.worker.worker import LAST_WORD_SECONDS, Worker
 from durable.worker.worker_options import WorkerOptions
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 U = TypeVar("U")
+_log: Final = logging.getLogger("durable.worker")
 # Whoever has written so recently is taken to be at work.
 _WRITING_SECONDS: Final = 1.0
 
@@ -423,8 +425,9 @@ class Engine:
     async def close(self) -> None:
         """Drain the worker and disconnect. Runs stay as they are. Twice is fine.
 
-        If the call is cancelled, the closing goes on. In a forked process this does
-        nothing, as nothing there is its own.
+        A database that does not answer is waited for until `drain_timeout` is over, and
+        a second longer. If the call is cancelled, the closing goes on. In a forked
+        process this does nothing, as nothing there is its own.
 
         Raises:
             EngineClosedError: the engine is open on another event loop.
@@ -447,6 +450,8 @@ class Engine:
     async def _end(self) -> None:
         """Stop what was begun, in order, however far it came."""
         self._is_open = False
+        now = asyncio.get_running_loop().time
+        ends_at = now() + self._options.grace_seconds
         if self._unserved is not None:
             self._unserved.stop()
         if self._sweeper is not None:
@@ -466,11 +471,19 @@ class Engine:
             try:
                 await self._resources.close(self._options.grace_seconds)
             finally:
-                await self._leave()
+                await self._leave(max(ends_at - now(), 0) + LAST_WORD_SECONDS)
 
-    async def _leave(self) -> None:
+    async def _leave(self, seconds: float) -> None:
         try:
-            await self._store.close()
+            async with asyncio.timeout(seconds):
+                await self._store.close()
+        except TimeoutError:
+            # Its threads end, and its lease, once the database answers or gives up.
+            _log.error(
+                "The engine has closed, though the database did not answer for %.1f s:"
+                " calls that still wait get no answer, and its lease ends by itself.",
+                seconds,
+            )
         finally:
             self._worker = self._closing = None
             self._home.leave()

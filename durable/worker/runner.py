@@ -342,7 +342,7 @@ class Runner:
     def release(self, run: LiveRun) -> None:
         """Leave a run to whichever worker takes it."""
         self.feed(run, inputs.Leave())
-        self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), _ignore)
+        self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), log_refusal)
 
     # --- starting runs ----------------------------------------------------------------
 
@@ -593,7 +593,8 @@ class Runner:
         return is_loading or (run is not None and run.state is not AT_REST)
 
 
-def _ignore(_: Any, error: BaseException | None) -> None:
+def log_refusal(_: Any, error: BaseException | None) -> None:
+    """The outcome of a write that nobody waits for."""
     is_over = isinstance(error, LeaseLostError)  # and all runs are given up
     if error is not None and not is_over and not is_told(error):
         _log.error("A background write was refused: %s", error)

@@ -55,7 +55,7 @@ from durable.worker.lookout import Lookout
 from durable.worker.process import host_identity, process_start
 from durable.worker.questions import Question
 from durable.worker.rejoining import Rejoining
-from durable.worker.runner import Outside, Runner
+from durable.worker.runner import Outside, Runner, log_refusal
 from durable.worker.tasks.claimer import TaskClaimer
 from durable.worker.tasks.executor import TaskExecutor
 from durable.worker.turns import Turns
@@ -63,6 +63,8 @@ from durable.worker.worker_options import WorkerOptions
 
 _log: Final = logging.getLogger("durable.worker")
 _DRAIN_ROUNDS_MAX: Final = 20
+LAST_WORD_SECONDS: Final = 1.0
+"""How long a database that does not answer is waited for when the grace is over."""
 T = TypeVar("T")
 
 
@@ -242,22 +244,37 @@ class Worker:
         return {self._task_queue: options.concurrency, **options.activity_queues}
 
     async def stop(self) -> None:
-        """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
+        """Drain: begin nothing, wait for what runs, keep its results, give runs up.
+
+        A database that does not answer is waited for until the grace is over, not
+        longer: others take over when the lease ends.
+        """
         runner = self._runner
         was_open = runner.is_open
+        grace = self._options.grace_seconds
+        now = asyncio.get_running_loop().time
+        ends_at = now() + grace
+        is_silent = False
         try:
             if was_open:
                 with contextlib.suppress(StoreError):
-                    await self._begin_draining()
-                await runner.pool.drain(self._options.grace_seconds)
-                await self._finish_commits()
+                    self._begin_draining()
+                await runner.pool.drain(grace)
+                async with asyncio.timeout_at(max(now(), ends_at) + LAST_WORD_SECONDS):
+                    await self._finish_commits()
+        except TimeoutError:
+            is_silent = True
+            _log.error(
+                "The database has not answered while the worker closed: what it has"
+                " not recorded is left to others, who take over when its lease ends."
+            )
         finally:  # Cancelled, it waits for nothing more.
             self.abandon()
             self._lookout.stop()
             self._reachability.stop()
             await runner.background.end()
             try:
-                if was_open:
+                if was_open and not is_silent:
                     await self._store.release_worker()
             except StoreError as error:
                 _log.error("The lease could not be given up (%s).", error)
@@ -266,7 +283,7 @@ class Worker:
                 runner.forget_all()
                 self._executor.forget_all()
 
-    async def _begin_draining(self) -> None:
+    def _begin_draining(self) -> None:
         """Take nothing more, and leave to others at once what nothing runs of here."""
         runner = self._runner
         runner.terms.is_draining = True
@@ -279,7 +296,7 @@ class Worker:
         for run in list(runner.runs.values()):
             runner.settle(run)
         if unread:
-            await self._store.perform(ReleaseRuns(run_ids=unread))
+            self._store.submit(ReleaseRuns(run_ids=unread), log_refusal)
 
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""

@@ -1,6 +1,7 @@
 """An engine's life: loops, threads, closing that is cut short, and opening again."""
 
 import asyncio
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from durable import Engine, SyncEngine, activity, workflow
 from durable.errors import EngineClosedError
+from durable.store.servers.server import PATIENCE_SECONDS
+from tests.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -418,3 +421,48 @@ starting.join()
     assert "there still ran: 'hold_the_loop'" in errors
     assert "code that blocks the event loop" in errors
     assert "Traceback" not in errors
+
+
+async def close_while_silent(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Close within less than a session waits for an answer; and say so."""
+    caplog.set_level(logging.ERROR, "durable.worker")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await engine.close()
+    told = [record.getMessage() for record in caplog.records]
+    assert any("others, who take over when its lease ends" in line for line in told)
+    assert any("The engine has closed, though the database" in line for line in told)
+
+
+async def test_closing_ends_soon_after_the_grace_while_a_file_is_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stopped process holds the lock for as long as it is stopped."""
+    Endless.has_begun = asyncio.Event()
+    path = tmp_path / "k.db"
+    engine = await Engine(path, drain_timeout=0.05).open()
+    await engine.start(wait(), id="w")
+    await Endless.has_begun.wait()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    await close_while_silent(engine, caplog)
+
+    other.execute("ROLLBACK")
+    other.close()
+    await wait_until_no_threads(tmp_path)
+    assert workers_in(path) == 0  # the thread that was left has still said good-bye
+
+
+@pytest.mark.slow
+async def test_closing_ends_soon_after_the_grace_while_a_server_is_silent(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The network may be gone, and who stops the process does not wait long."""
+    Endless.has_begun = asyncio.Event()
+    with Proxy(postgres_url) as proxy:
+        engine = await Engine(proxy.url, drain_timeout=0.05).open()
+        await engine.start(wait(), id="w")
+        await Endless.has_begun.wait()
+        proxy.swallow_after(0)
+
+        await close_while_silent(engine, caplog)
