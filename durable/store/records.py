@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.core.history.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, event type, time, data (JSON text), flags.
@@ -173,6 +176,18 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     details: str | None = None
     """JSON of what its last heartbeat said."""
     heartbeat_at: Instant | None = None
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What `repr` and `rich` show: not what activities said, as logs keep that."""
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            is_said = field in {"failure", "details"} and value is not None
+            yield field, "..." if is_said else value
+
+    def __repr__(self) -> str:
+        """Show it without what it said."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"AttemptRecord({fields})"
 
 
 TaskKey: TypeAlias = tuple[str, int]

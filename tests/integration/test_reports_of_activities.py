@@ -191,6 +191,9 @@ async def test_g9_no_value_of_an_activity_is_in_logs_or_in_what_describes_it(
         found: list[object] = [run, *waiting, await run.describe(), engine]
         found += await run.activities()
         found += await engine.queues.list()
+        attempts = await run.attempts()
+        assert any(SECRET in (one.details or "") for one in attempts)
+        found += attempts
         await engine.activities.complete(
             None, SECRET, workflow_id="s", activity_id=waiting[0].activity_id
         )
