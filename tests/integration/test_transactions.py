@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -523,6 +524,17 @@ async def test_a_driver_that_is_not_there_is_named(url: str) -> None:
         problem = await fails(engine, awaiting.name)
     assert isinstance(problem, InvalidOptionError)
     assert "aiosqlite" in str(problem)
+
+
+async def test_greenlet_that_is_not_there_is_named(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt hung: what has begun without it waits for ever."""
+    monkeypatch.setitem(sys.modules, "greenlet", None)
+    async with home(url) as engine:
+        problem = await fails(engine, awaiting.name)
+    assert isinstance(problem, InvalidOptionError)
+    assert "greenlet" in str(problem)
 
 
 # --- definitions ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -169,6 +170,7 @@ class Transactions:
             WrongDatabaseError: there is no such database, or not for anybody else; or
                 the source leads to another one.
             ResourceError: that is no source.
+            InvalidOptionError: what it needs is not installed.
             Exception: the driver's.
         """
         engine, make = self._find_source(source, kind)
@@ -204,6 +206,7 @@ class Transactions:
         """Begin one for code that awaits; as `begin`."""
         from sqlalchemy.ext import asyncio as sa_asyncio
 
+        _need_greenlet()
         make: Any = None if issubclass(kind, sa_asyncio.AsyncConnection) else kind
         engine: Any = source
         if source is None:
@@ -319,6 +322,17 @@ def _make_async_engine(store: Store) -> sa_asyncio.AsyncEngine:
     if kind == "sqlite":
         _lock_at_begin(engine.sync_engine)
     return engine
+
+
+def _need_greenlet() -> None:
+    """See that SQLAlchemy can await: it is told only by a call that has begun."""
+    if importlib.util.find_spec("greenlet") is None:
+        raise InvalidOptionError(
+            "An async activity of effect 'transaction' needs 'greenlet', which is not"
+            " installed.",
+            hint="Install it (pip install greenlet), or make the activity a plain"
+            " function.",
+        )
 
 
 def _lock_at_begin(engine: sa.Engine) -> None:
