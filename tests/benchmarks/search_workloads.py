@@ -32,6 +32,16 @@ SOUGHT: dict[str, Condition | None] = {
     "type of none": Run.type == "none",
     "failed, of which there are none": Run.status == "failed",
     "running": Run.status == "running",
+    "queue": Run.queue == "gpu",
+    "the usual queue": Run.queue == "default",
+    "queue of none": Run.queue == "none",
+    "version": Run.version == "2.0.0",
+    "version of none": Run.version == "9.0.0",
+    "parent": Run.parent_id == "wf-10",
+    "parent of none": Run.parent_id == "none",
+    "root": Run.root_run_id == "run-00000010",
+    "long ones": Run.duration > "10m",
+    "very long ones, of which there are none": Run.duration > "10h",
 }
 
 
@@ -42,17 +52,22 @@ def _start(number: int) -> StartRun:
         customer.name: to_payload(customer.kind, name, customer.name)
     }
     is_open = number % 2 == 0
+    seconds = 3_600 if number % 50 == 1 else 1
+    above = number - 1 if number % 10 == 1 else None
     record = RunRecord(
         namespace="default",
         workflow_id=f"wf-{number}",
         run_id=run_id,
         workflow_type=f"type {number % 5}",
-        task_queue="queue",
+        task_queue="default" if number % 100 else "gpu",
         status=RunStatus.RUNNING if is_open else RunStatus.COMPLETED,
         started_at=_START + number,
-        closed_at=None if is_open else _START + number + 1,
+        closed_at=None if is_open else _START + number + seconds * 1_000_000,
         first_run_id=run_id,
         request_id=run_id,
+        version="2.0.0" if number % 3 else None,
+        parent_workflow_id=None if above is None else f"wf-{above}",
+        root_run_id=None if above is None else f"run-{above:08}",
         attributes=pack(values),
     )
     return StartRun(record=record, rows=[])

@@ -140,7 +140,7 @@ class Serving:
         is_told = False
         while not self._stop.is_set():
             try:
-                await engine.open()
+                return await self._open_or_stop(engine)
             except StoreError as error:
                 # Whatever became of an entry whose answer was lost, a new one has its
                 # own id, and the lease of the other ends.
@@ -151,11 +151,24 @@ class Serving:
                     is_told = True
                     wait = f"trying again for {_START_SECONDS_MAX:g} s"
                     _log.warning("%s: %s", error.message.rstrip("."), wait)
-            else:
-                return True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _AGAIN_SECONDS)
         return False
+
+    async def _open_or_stop(self, engine: Engine) -> bool:
+        """Open an engine; False if it is to stop before: then it is closed again."""
+        opening = asyncio.ensure_future(engine.open())
+        told = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({opening, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            opening.cancel()  # nothing, if it is open
+            await asyncio.wait({opening})
+        if opening.cancelled():
+            return False
+        await opening
+        return True
 
     def describe_left(self) -> str:
         """What an end at once leaves to others; any thread may ask."""

@@ -22,7 +22,7 @@ from durable.search.conditions import (
 )
 from durable.search.kinds import Kept
 from durable.search.run_fields import COLUMN_OF
-from durable.store.sql.tables import ATTRIBUTES, RUNS
+from durable.store.sql.tables import ATTRIBUTES, RUNS, duration
 
 Clause = sa.ColumnElement[bool]
 
@@ -66,7 +66,7 @@ def system_column(name: str) -> sa.ColumnElement[Any]:
     if name == "Paused":
         return sa.case((_PAUSED, sa.literal(1)), else_=sa.literal(0))
     if name == "ExecutionDuration":
-        return RUNS.c.closed_at - RUNS.c.started_at
+        return duration
     if name == "RootRunId":
         return sa.func.coalesce(RUNS.c.root_run_id, RUNS.c.first_run_id)
     return RUNS.c[COLUMN_OF[name]]

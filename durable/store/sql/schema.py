@@ -23,6 +23,7 @@ from durable.store.sql.tables import (
     COLLATIONS,
     INNODB_INDEXES,
     METADATA,
+    PARTIAL,
     SERVER_TABLES,
 )
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
-HEAD: Final = "0013"
+HEAD: Final = "0014"
 """The newest revision in `migrations/versions`."""
 
 COPYING: Final = "copying "
@@ -197,7 +198,11 @@ def create_tables(connection: sa.Connection) -> None:
 
 def _add_indexes(connection: sa.Connection, table: sa.Table) -> None:
     """Add those indexes that are not there, in one step."""
-    wanted = {str(i.name): ", ".join(i.columns.keys()) for i in table.indexes}
+    wanted = {
+        str(index.name): ", ".join(index.columns.keys())
+        for index in table.indexes
+        if index.name not in PARTIAL
+    }
     own = INNODB_INDEXES.items()
     wanted |= {name: on for name, on in own if name.startswith(table.name)}
     for found in sa.inspect(connection).get_indexes(table.name):

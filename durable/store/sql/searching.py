@@ -33,10 +33,19 @@ from durable.store.sql import conditions, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import (
     ATTRIBUTES,
+    LONG_MICROSECONDS,
+    PARTIAL,
     RUNS,
+    USUAL_QUEUE,
+    duration,
+    is_later_in_chain,
+    is_long,
+    is_unusual_queue,
     listed_namespace,
+    listed_queue,
     listed_status,
     listed_type,
+    listed_version,
     unlisted_namespace,
 )
 
@@ -74,7 +83,10 @@ class _Way(NamedTuple):
 # --- which ways there are -------------------------------------------------------------
 
 
-def _ways(namespace: str, parts: Sequence[Condition], order: Order) -> list[_Way]:
+def _ways(
+    session: Session, namespace: str, parts: Sequence[Condition], order: Order
+) -> list[_Way]:
+    is_partial = session.connection.dialect.name in ("sqlite", "postgresql")
     by_start = order.field == "StartTime"
     times = [
         part
@@ -85,6 +97,7 @@ def _ways(namespace: str, parts: Sequence[Condition], order: Order) -> list[_Way
         way
         for part in parts
         for way in _ways_of(namespace, part, times if by_start else [])
+        if is_partial or way.by not in PARTIAL
     ]
     found.sort(key=lambda way: way.rank)
     if not by_start:
@@ -144,11 +157,21 @@ def _ways_of_runs(
     if part.field == "CloseTime":
         clauses = (listed_namespace == namespace, *_closed(part))
         yield _Way(RUNS, clauses, "durable_runs_closed_at", False, (part,), 5)
+    if part.field == "ExecutionDuration" and _asks_for_long(part):
+        value = conditions.compared(duration, part)
+        clauses = (listed_namespace == namespace, is_long, value)
+        yield _Way(RUNS, clauses, "durable_runs_duration", False, (part,), 5)
+    if part.field == "RootRunId" and is_equal:
+        yield _way_to_family(namespace, part)
     known = _SYSTEM.get(part.field)
     if known is None or (isinstance(part, Compare) and not is_equal):
         return
+    if part.field == "TaskQueue" and _asks_for_usual_queue(part):
+        return
     column, index, rank = known
     value = conditions.compared(column, part)
+    if part.field in _HAVE:
+        value = sa.and_(_HAVE[part.field], value)
     if rank == 0:
         # Of these there are few: no planner is to walk the namespace instead.
         clauses = (sa.literal("").concat(unlisted_namespace) == namespace, value)
@@ -157,6 +180,34 @@ def _ways_of_runs(
     bounds = [conditions.compared(RUNS.c.started_at, time) for time in times]
     clauses = (RUNS.c.namespace == namespace, value, *bounds)
     yield _Way(RUNS, clauses, index, is_equal, (part, *times), rank)
+
+
+def _asks_for_long(part: _Leaf) -> bool:
+    if not isinstance(part, Compare) or isinstance(part.value, str):
+        return False
+    return part.how in ("=", ">", ">=") and part.value >= LONG_MICROSECONDS
+
+
+def _asks_for_usual_queue(part: _Leaf) -> bool:
+    match part:
+        case Compare(value=value):
+            return value == USUAL_QUEUE
+        case Among(values=values):
+            return USUAL_QUEUE in values
+        case StartsWith(prefix=prefix):
+            return USUAL_QUEUE.startswith(prefix)
+
+
+def _way_to_family(namespace: str, part: _Leaf) -> _Way:
+    """The index of those below a root, and of those that it went on as."""
+    column = RUNS.c.root_run_id
+    below = sa.and_(column.is_not(None), conditions.compared(column, part))
+    first = conditions.compared(RUNS.c.first_run_id, part)
+    itself = sa.and_(conditions.compared(RUNS.c.run_id, part), first, column.is_(None))
+    later = sa.and_(is_later_in_chain, first, column.is_(None))
+    of_namespace = sa.literal("").concat(unlisted_namespace) == namespace
+    clauses = (of_namespace, sa.or_(below, itself, later))
+    return _Way(RUNS, clauses, "durable_runs_root", False, (part,), 0)
 
 
 def _yes(field: str) -> Compare:
@@ -174,6 +225,15 @@ _SYSTEM: Final[dict[str, tuple[sa.ColumnElement[Any], str, int]]] = {
     "WorkflowId": (RUNS.c.workflow_id, "durable_runs_workflow_id", 1),
     "WorkflowType": (listed_type, "durable_runs_type", 6),
     "ExecutionStatus": (listed_status, "durable_runs_status", 7),
+    "TaskQueue": (listed_queue, "durable_runs_queue", 6),
+    "Version": (listed_version, "durable_runs_version", 6),
+    "ParentWorkflowId": (RUNS.c.parent_workflow_id, "durable_runs_parent_id", 2),
+}
+# As the indexes of such runs have it.
+_HAVE: Final[dict[str, Clause]] = {
+    "TaskQueue": is_unusual_queue,
+    "Version": RUNS.c.version.is_not(None),
+    "ParentWorkflowId": RUNS.c.parent_workflow_id.is_not(None),
 }
 
 
@@ -229,7 +289,7 @@ class _Search:
     def find(self) -> list[RunRecord]:
         if not self._limit:
             return []
-        ways = _ways(self._query.namespace, self._parts, self._order)
+        ways = _ways(self._session, self._query.namespace, self._parts, self._order)
         for budget in _BUDGETS:
             for way in ways:
                 found = self._try(way, budget)
@@ -304,8 +364,8 @@ def too_broad(parts: Sequence[Condition]) -> QueryTooBroadError:
     return QueryTooBroadError(
         f"The query was given up after {limits.QUERY_WALKED_MAX:,} runs: no index tells"
         f" the runs that it asks for by {', '.join(names)} from all others.",
-        hint="Narrow it by = of an attribute, WorkflowType, ExecutionStatus or"
-        " WorkflowId, or by a range of StartTime.",
+        hint="Narrow it by = of an attribute or of what all runs have, such as"
+        " WorkflowType, ExecutionStatus or WorkflowId, or by a range of StartTime.",
     )
 
 
@@ -357,7 +417,7 @@ def _count_runs(session: Session, query: CountRuns) -> RunCounts:
     parts = joined(query.where)
     if query.group_by == (Run.status.name, True) and not parts:
         return _count_by_status(session, query)
-    ways = _ways(query.namespace, parts, Order())
+    ways = _ways(session, query.namespace, parts, Order())
     best = RunCounts(0, False)
     for budget in _BUDGETS:
         for way in ways:

@@ -190,6 +190,52 @@ sa.Index(
     postgresql_where=RUNS.c.parent_run_id.is_not(None),
 )
 
+# --- what most runs do not have -------------------------------------------------------
+
+# For searches. Runs that have nothing of this pay nothing for it; MariaDB has no such
+# indexes, and would write each for every run, so there such searches only walk.
+USUAL_QUEUE: Final = "default"
+"""Runs of no other task queue are not in the index of task queues."""
+LONG_MICROSECONDS: Final = 60_000_000
+"""Runs that took less are not in the index of durations."""
+listed_queue: Final = _Listed(RUNS.c.task_queue)
+"""The task queue, for listings; whoever claims runs has a better index."""
+listed_version: Final = _Listed(RUNS.c.version)
+"""The version, likewise."""
+is_unusual_queue: Final = RUNS.c.task_queue != sa.literal_column(f"'{USUAL_QUEUE}'")
+duration: Final = RUNS.c.closed_at - RUNS.c.started_at
+is_long: Final = duration >= sa.literal_column(str(LONG_MICROSECONDS))
+is_later_in_chain: Final = RUNS.c.first_run_id != RUNS.c.run_id
+
+
+def _index_some(name: str, where: sa.ColumnElement[bool], *columns: Any) -> str:
+    index = sa.Index(
+        f"durable_runs_{name}", *columns, sqlite_where=where, postgresql_where=where
+    )
+    index.ddl_if(dialect=("sqlite", "postgresql"))
+    return str(index.name)
+
+
+_of_listing: Final = (RUNS.c.namespace, RUNS.c.started_at)
+PARTIAL: Final = frozenset(
+    [
+        _index_some("queue", is_unusual_queue, listed_queue, *_of_listing),
+        _index_some(
+            "version", RUNS.c.version.is_not(None), listed_version, *_of_listing
+        ),
+        _index_some(
+            "parent_id",
+            RUNS.c.parent_workflow_id.is_not(None),
+            RUNS.c.parent_workflow_id,
+            *_of_listing,
+        ),
+        _index_some("root", RUNS.c.root_run_id.is_not(None), RUNS.c.root_run_id),
+        _index_some("first", is_later_in_chain, RUNS.c.first_run_id),
+        _index_some("duration", is_long, listed_namespace, duration),
+    ]
+)
+"""Indexes that MariaDB does not have."""
+
 HISTORY: Final = sa.Table(
     "durable_history",
     METADATA,

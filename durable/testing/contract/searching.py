@@ -40,6 +40,7 @@ from durable.store.records import (
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
+    make_child,
     make_closing,
     make_commit,
     make_owned,
@@ -49,6 +50,9 @@ from durable.testing.contract.rows import (
 if TYPE_CHECKING:
     from durable.testing.contract.rows import Opened
 
+MINUTE: Final = 60_000_000
+# Some end soon, others after minutes.
+ENDS: Final = (8, 9, 12, 14, MINUTE, MINUTE * 2, MINUTE * 3)
 CUSTOMER: Final = Attribute("customer", str)
 AMOUNT: Final = Attribute("amount", int)
 RATE: Final = Attribute("rate", float)
@@ -174,7 +178,26 @@ class _Draw:
             (Run.run_id.in_(["03", "x"]), lambda r, _: r.run_id == "03"),
             (Run.version.is_null(), lambda r, _: r.version is None),
             (Run.version < "2", lambda r, _: r.version is not None and r.version < "2"),
+            (Run.version == "10", lambda r, _: r.version == "10"),
+            (Run.version.in_(["1", "9"]), lambda r, _: r.version == "1"),
+            (Run.queue == "gpu", lambda r, _: r.task_queue == "gpu"),
+            (Run.queue == "default", lambda r, _: r.task_queue == "default"),
+            (Run.queue.in_(["gpu", "default"]), lambda *_: True),
+            (Run.queue.starts_with("g"), lambda r, _: r.task_queue == "gpu"),
             (Run.parent_run_id == "00", lambda r, _: r.parent_run_id == "00"),
+            (Run.parent_id == "wf-00", lambda r, _: r.parent_workflow_id == "wf-00"),
+            (
+                Run.root_run_id == "00",
+                lambda r, _: (r.root_run_id or r.first_run_id) == "00",
+            ),
+            (
+                Run.duration >= timedelta(minutes=2),
+                lambda r, _: lasted(r, 2 * MINUTE, 9 * MINUTE),
+            ),
+            (
+                Run.duration < timedelta(minutes=2),
+                lambda r, _: lasted(r, 0, 2 * MINUTE),
+            ),
             (Run.stuck == True, lambda r, _: r.stuck is not None),  # noqa: E712 - a condition
             (Run.closed.is_null(), lambda r, _: r.closed_at is None),
             (
@@ -200,13 +223,23 @@ class _Draw:
             started_at=START + drawn.randrange(5),
             workflow_type=drawn.choice(["order", "other"]),
             status=status,
-            closed_at=None if is_open else START + 8 + drawn.randrange(8),
+            closed_at=None if is_open else START + drawn.choice(ENDS),
+            task_queue=drawn.choice(["default", "gpu"]),
             stuck='{"message":"x"}' if is_open and drawn.random() < 0.3 else None,
             version=drawn.choice([None, "1", "10", "2"]),
             parent_run_id="00" if number % 5 == 1 else None,
+            # A parent that has closed takes no open children.
+            parent_workflow_id="wf-00" if number % 5 == 1 and not is_open else None,
+            root_run_id="00" if number % 5 == 1 else None,
+            first_run_id="00" if number % 5 == 2 else f"{number:02}",
             attributes=pack_values(values),
         )
         return start.record, values
+
+
+def lasted(run: RunRecord, least: int, below: int) -> bool:
+    """Whether it took so many microseconds, and less than those."""
+    return run.closed_at is not None and least <= run.closed_at - run.started_at < below
 
 
 def _words(values: Values) -> list[str]:
@@ -345,6 +378,8 @@ class SearchContract:
             make_owned("r1", attributes=values, wake_at=START),
             make_start("r2", wake_at=START),
             make_closing("r1", status=RunStatus.FAILED),
+            make_child("r4", "r1", "abandon", task_queue="gpu", version="9"),
+            make_closing("r4", closed_at=START + 3 * MINUTE),
         )
         parked = make_owned("r3", attributes=values)
         await store.perform(parked)
@@ -362,6 +397,11 @@ class SearchContract:
             Run.type == "order",
             Run.stuck == True,  # noqa: E712 - a condition
             Run.closed > to_datetime(0),
+            Run.queue == "gpu",
+            Run.version == "9",
+            Run.parent_id == "wf-r1",
+            Run.root_run_id == "r1",
+            Run.duration >= timedelta(minutes=2),
             ~(CUSTOMER == "bob"),
         ):
             assert await store.read(SearchRuns(NAMESPACE, where)) != []
