@@ -132,9 +132,12 @@ def take_child_start(run: LiveRun, begun: Attributes, number: int) -> None:
     view, incoming = run.replayer, run.incoming
     if view.pending_child(number) is None or _place_of_end(view.unprocessed, number):
         return
-    # A child whose end is not in the mail ends here, and later.
+    if _place_of_end([item.event for item in incoming.in_commit], number):
+        return
+    # Whether the mail has brought it or this process: a run that another worker had
+    # asks again for the child, which may end here before it is answered.
     place = _place_of_end([item.event for item in incoming.waiting], number)
-    if place is None or incoming.waiting[place - 1].sequence is None:
+    if place is None:
         incoming.add(Item(begun))
     else:
         incoming.waiting.insert(place - 1, Item(begun))

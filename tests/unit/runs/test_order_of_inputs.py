@@ -15,9 +15,10 @@ from durable.core.history.events import (
 )
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput
+from durable.runs import inputs
 from durable.runs.incoming import Item
 from durable.runs.live_run import LiveRun, Terms
-from durable.runs.messages import take_child_start, take_mail
+from durable.runs.messages import child_ended, take_child_start, take_mail
 from durable.runs.states import COMMITTING
 from durable.store.records import MessageRecord
 from durable.testing import Driver
@@ -76,10 +77,10 @@ class Parent:
 
     def take_all(self) -> list[str]:
         """Drive the turn; its history keeps its rules."""
-        inputs = self.waiting()
-        self.driver.turn(*inputs)
+        taken = self.waiting()
+        self.driver.turn(*taken)
         assert fold(self.driver.history).violations == ()
-        return [type(event).__name__ for event in inputs]
+        return [type(event).__name__ for event in taken]
 
 
 @pytest.fixture
@@ -107,6 +108,27 @@ def test_a_childs_start_that_is_heard_of_late_comes_before_its_end(
         "ChildWorkflowExecutionStarted",
         "ChildWorkflowExecutionCompleted",
     ]
+
+
+def test_a_childs_start_comes_before_its_end_that_this_process_saw(
+    family: Parent,
+) -> None:
+    """A run taken over asks again for its child, which ends here before the answer."""
+    child_ended(family.run, inputs.ChildEnded(family.ended(), "child"))
+    take_child_start(family.run, family.started, family.child.initiated_event_id)
+    assert family.take_all() == [
+        "ChildWorkflowExecutionStarted",
+        "ChildWorkflowExecutionCompleted",
+    ]
+
+
+def test_a_childs_start_is_not_heard_of_while_its_end_is_committed(
+    family: Parent,
+) -> None:
+    child_ended(family.run, inputs.ChildEnded(family.ended(), "child"))
+    family.run.incoming.take()
+    take_child_start(family.run, family.started, family.child.initiated_event_id)
+    assert family.waiting() == []
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
