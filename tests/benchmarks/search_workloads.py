@@ -40,7 +40,6 @@ SOUGHT: dict[str, Condition | None] = {
     "parent": Run.parent_id == "wf-10",
     "parent of none": Run.parent_id == "none",
     "root": Run.root_run_id == "run-00000010",
-    "long ones": Run.duration > "10m",
     "very long ones, of which there are none": Run.duration > "10h",
 }
 

@@ -70,6 +70,7 @@ class _Way(NamedTuple):
         is_ordered: it comes in the order of the listing.
         covers: the parts of the condition that hold for all that it leads to.
         rank: the lower, the fewer runs it leads to as a rule.
+        arms: one of these holds, each for other runs, and each has its own index.
     """
 
     table: sa.Table
@@ -78,6 +79,7 @@ class _Way(NamedTuple):
     is_ordered: bool
     covers: tuple[Condition, ...]
     rank: int
+    arms: tuple[Clause, ...] = ()
 
 
 # --- which ways there are -------------------------------------------------------------
@@ -206,8 +208,8 @@ def _way_to_family(namespace: str, part: _Leaf) -> _Way:
     itself = sa.and_(conditions.compared(RUNS.c.run_id, part), first, column.is_(None))
     later = sa.and_(is_later_in_chain, first, column.is_(None))
     of_namespace = sa.literal("").concat(unlisted_namespace) == namespace
-    clauses = (of_namespace, sa.or_(below, itself, later))
-    return _Way(RUNS, clauses, "durable_runs_root", False, (part,), 0)
+    arms = (below, itself, later)
+    return _Way(RUNS, (of_namespace,), "durable_runs_root", False, (part,), 0, arms)
 
 
 def _yes(field: str) -> Compare:
@@ -255,6 +257,14 @@ def _ways_of_any(namespace: str, part: OneOf) -> Iterator[_Way]:
     )
     index = f"durable_attributes_{columns.pop().name}"
     yield _Way(ATTRIBUTES, clauses, index, False, (part,), 4)
+
+
+def _select(way: _Way) -> Any:
+    """The run ids that a way leads to."""
+    statement = _hinted(sa.select(way.table.c.run_id), way).where(*way.clauses)
+    if way.arms:
+        return sa.union_all(*(statement.where(arm) for arm in way.arms))
+    return statement
 
 
 def _hinted(statement: Any, way: _Way) -> Any:
@@ -314,7 +324,7 @@ class _Search:
 
     def _walk(self, way: _Way, steps: int) -> sa.Subquery:
         table = way.table
-        statement = _hinted(sa.select(table.c.run_id), way).where(*way.clauses)
+        statement = _select(way)
         if way.is_ordered:
             statement = self._sorted(statement.where(*self._after(table)), table)
         return statement.limit(steps).subquery("steps")  # type: ignore[no-any-return]  # a select it is
@@ -449,9 +459,7 @@ def _count_by_status(session: Session, query: CountRuns) -> RunCounts:
 def _count(
     session: Session, query: CountRuns, way: _Way, left: list[Condition], steps: int
 ) -> RunCounts:
-    table = way.table
-    walked = _hinted(sa.select(table.c.run_id), way).where(*way.clauses)
-    steps_taken = walked.limit(steps).subquery("steps")
+    steps_taken = _select(way).limit(steps).subquery("steps")
     ((reached,),) = fetch(session, sa.select(sa.func.count()).select_from(steps_taken))
     walk = _each_once(steps_taken, way)
     if not left and query.group_by is None and walk is steps_taken:
