@@ -155,8 +155,8 @@ WALK_HEADS: Final = sa.text(
     f" UNION ALL SELECT {_HEAD} FROM heads"
     f" UNION ALL SELECT 0, {_WALKED}, '', '', 0"
 )
-"""For PostgreSQL: likewise after a type and priority, and whole places; before and after
-them how many entries the session has walked by then."""
+"""For PostgreSQL: likewise after a type and priority, and with places; before and after
+them, how many entries the session has walked by then."""
 
 
 # For databases that walk the index for a condition which is no constant.
@@ -180,14 +180,18 @@ _OF_KIND: Final = (
     _T.activity_type == sa.bindparam("kind"),
     _T.priority == sa.bindparam("of_priority"),
 )
+_SINCE: Final = [
+    sa.bindparam(name, type_=column.type)
+    for name, column in zip(("since", "since_run", "since_event"), _PLACE, strict=True)
+]
 # The first alone tells MariaDB where in the index to begin.
 _FROM_PLACE: Final = (
-    _T.due_at >= sa.bindparam("since"),
-    sa.tuple_(*_PLACE)
-    >= sa.tuple_(*map(sa.bindparam, ("since", "since_run", "since_event"))),
+    _T.due_at >= _SINCE[0],
+    sa.tuple_(*_PLACE) >= sa.tuple_(*_SINCE),
 )
 FIRST_FROM: Final = _head(*_OF_KIND, *_FROM_PLACE, order=_PLACE)
 """Of one type and priority the first from a place on."""
+
 
 def _due(
     *columns: sa.Column[Any], where: Sequence[Any] = (), index: str = "due"
