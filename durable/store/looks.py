@@ -10,7 +10,7 @@ miss, until the next full look: those are repeated as often as they are cheap en
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from durable import limits
 
@@ -53,13 +53,13 @@ def pause_after(walked: int, seconds: float) -> float:
 class Look:
     """What a full look has found, and others that came after it."""
 
-    def __init__(self, places: dict[Hashable, Place], until: float) -> None:
+    def __init__(self, places: dict[Any, Place], until: float) -> None:
         self.places = places
         """Before which nothing was found, of each part of what was looked for."""
         self.until = until
         """By the monotonic clock: then a full look is due."""
 
-    def advance(self, part: Hashable, place: Place) -> None:
+    def advance(self, part: Any, place: Place) -> None:
         """Nothing was found before a place, by whoever began at the one before.
 
         Threads do this at the same time: each of them is right.
@@ -100,7 +100,7 @@ class Looks:
         return None if is_due else look
 
     def remember(
-        self, what: Hashable, found: Mapping[Hashable, Place], began: Began, walked: int
+        self, what: Hashable, found: Mapping[Any, Place], began: Began, walked: int
     ) -> None:
         """Take what a full look has found: of each part the first that there is.
 

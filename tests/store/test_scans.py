@@ -45,6 +45,7 @@ from durable.store.records import (
     ClaimRuns,
     RunStatus,
     WorkerRecord,
+    at_once,
 )
 from durable.store.sql import statements
 from durable.store.sql.reads import Question, answer
@@ -347,4 +348,67 @@ def test_configured_queue_gives_turns_from_where_a_full_look_was(
     session.connection.exec_driver_sql(gone)
     session.commit()
     assert claim() == ["b2"]
+    executor.close()
+
+
+def test_old_snapshot_does_not_make_claims_of_runs_step_over_ever_more(
+    on_postgresql: tuple[GroupExecutor, Measure], postgres_url: str
+) -> None:
+    executor, measure = on_postgresql
+    size = 8
+
+    def claim(executor: GroupExecutor) -> None:
+        worker = make_worker(f"w{next(numbers)}")
+        executor.execute([RegisterWorker(worker, ignore)])
+        for _ in range(6):
+            answer(executor.open(), [Question(FindNextWakeUp(TYPES), worker)])
+            operation = ClaimRuns(workflow_types=TYPES, limit=size)
+            ((runs, error),) = executor.execute([operation])[0]
+            assert error is None
+            assert len(runs) == size
+
+    numbers = itertools.count()
+    names = [f"r{number:03}" for number in range(240)]
+    executor.execute([make_start(name, wake_at=at_once(1)) for name in names])
+    usual = measure(claim)
+    spare(executor)
+    with looking_back(postgres_url):
+        kept = [measure(claim) for _ in range(4)]
+
+    assert max(kept[1:]) < usual * 1.5, (usual, kept)
+
+
+def test_run_that_comes_to_lie_before_others_is_taken_after_the_next_full_look(
+    postgres_url: str,
+) -> None:
+    executor = make_executor(postgres_url)
+    worker = make_worker("w")
+    executor.execute([RegisterWorker(worker, ignore)])
+    looks, now = spare(executor), 0.0
+    looks.monotonic = lambda: now
+    looks.pause_after = lambda _, __: 10.0
+
+    def look_and_claim(limit: int = 1) -> list[str]:
+        answer(executor.open(), [Question(FindNextWakeUp(TYPES), worker)])
+        operation = ClaimRuns(workflow_types=TYPES, limit=limit)
+        ((runs, error),) = executor.execute([operation])[0]
+        assert error is None
+        return list(runs)
+
+    starts = [make_start(f"a{n}", wake_at=at_once(1_000)) for n in range(4)]
+    executor.execute(starts)
+    assert look_and_claim() == ["a0"]
+    executor.execute(
+        [
+            make_start("earlier", wake_at=at_once(999)),
+            make_start("overdue", wake_at=500),
+            make_start("due", wake_at=looks.begin().recent.instant + 1_000_000),
+        ]
+    )
+    assert look_and_claim() == ["a1"]
+    now = 9.9
+    assert look_and_claim(9) == ["a2", "a3", "due"]
+    assert look_and_claim() == []
+    now = 10.0
+    assert look_and_claim(9) == ["earlier", "overdue"]
     executor.close()

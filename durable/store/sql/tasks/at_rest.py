@@ -77,9 +77,10 @@ def find_next(
     if looks is None or session.connection.dialect.name != "postgresql":
         return [at for (at,) in fetch(session, statements.NEXT_WAKE_AT, **where)]
     began, look = looks.begin(), looks.recall(_what(worker))
-    places = _STARTS if look is None else dict(look.places)
-    begin = {name: places[name].instant for name in _NAMES}
-    begin |= {f"{name}_run": places[name].run_id for name in _NAMES}
+    begin: dict[str, Any] = {}
+    for name in _NAMES:
+        place = _STARTS[name] if look is None else look.places[name]
+        begin |= {name: place.instant, f"{name}_run": place.run_id}
     rows = fetch(session, _LOOK, **where, **begin)
     counted = {label: at for label, at, _ in rows}
     recents = {"at_once": Place(at_once(began.recent.instant)), "timed": began.recent}

@@ -49,6 +49,7 @@ def find_heads(
     known = None if types is None else frozenset(types)
     where = {"namespace": namespace, "task_queue": task_queue}
     dialect = session.connection.dialect.name
+    found: Iterable[Waiting]
     if session.looks is not None and dialect == "postgresql":
         found = _look(session, session.looks, where, known)
     elif dialect in COLLATIONS:
