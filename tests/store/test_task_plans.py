@@ -205,8 +205,8 @@ PLANS = {
     "FIND_KEYS_OF_KIND": [
         f"{_OF_KEY}>?)",
         f"{_OF_KEY}>?)",
-        f"{_OF_KEY}=? AND due_at>?)",
-        f"{_OF_KEY}=? AND due_at>?)",
+        f"{_OF_KEY}=?)",
+        f"{_OF_KEY}=?)",
     ],
     "COUNT_HELD": [_HELD],
     "READ_QUEUES": [f"{_QUEUES})"],

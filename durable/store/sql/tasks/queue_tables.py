@@ -47,6 +47,8 @@ def _find_keys(
         statement, page = statements.NEXT_KEY, 1
     else:
         statement = statements.FIND_KEYS_OF_KIND
+        if session.looks is not None:
+            statement = statements.FIND_KEYS_FROM
         page = min(wanted, limits.TASK_KEYS_AT_ONCE)
         where = {**where, "page": page}
     while rows := fetch(session, statement, **where, from_key=from_key):

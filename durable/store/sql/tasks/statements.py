@@ -230,11 +230,11 @@ NEXT_DUE: Final = _by_index(
 )
 
 
-def _find_keys() -> sa.Select[Any, Any, Any]:
+def _find_keys(*from_place: sa.ColumnElement[bool]) -> sa.Select[Any, Any, Any]:
     key = _T.fairness_key
 
     def first(column: Any, where: Any, by: Any = None) -> Any:
-        of_kind = (*_OF_KIND, *_FROM_PLACE, where)
+        of_kind = (*_OF_KIND, *from_place, where)
         return _first(column, *of_kind, by=by, index="turns")
 
     keys = sa.select(
@@ -262,6 +262,8 @@ def _find_keys() -> sa.Select[Any, Any, Any]:
 FIND_KEYS_OF_KIND: Final = _find_keys()
 """The keys from one on that wait of a type and priority, each with its first instant
 and weight."""
+FIND_KEYS_FROM: Final = _find_keys(*_FROM_PLACE)
+"""Likewise, and only tasks from a place on: SQLite would walk those by age, and sort."""
 NEXT_KEY: Final = _by_index(
     sa.select(_T.fairness_key, _T.due_at, _T.fairness_weight)
     .where(*_OF_QUEUE, *_OF_KIND, *_FROM_PLACE)
