@@ -85,7 +85,7 @@ class Looks:
         """Know nothing yet; `now` is the time by which is written what waits."""
         self._now = now
         self._found: dict[Hashable, Look] = {}
-        self.pause_after = pause_after
+        self.pause_after: Callable[[int, float], float] = pause_after
         self.monotonic: Callable[[], float] = time.monotonic
         """Which, as what decides how long full looks are spared, tests replace."""
 
