@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.rows import Rows, Seen, Task, TaskRows
     from durable.store.deciding.run_turns import Beginning
     from durable.store.deciding.wanted import Wanted
+    from durable.store.looks import Looks
     from durable.store.queues import HeldCount, QueueRecord, RunTurn
     from durable.store.records import (
         ClaimRuns,
@@ -291,6 +292,9 @@ class Session(Protocol):
     packs_rows: bool
     """Whether many rows had better come as one: the driver is slow with rows."""
 
+    looks: Looks | None
+    """Where to begin with what waits, if old snapshots keep what has been taken."""
+
     @property
     def fate(self) -> object:
         """What `Database.find_fate` must know of the transaction that began last."""
@@ -416,6 +420,7 @@ class SqlSession:
     """
 
     packs_rows: bool = False
+    looks: Looks | None = None
     fate: Any = None  # of each kind its own
     has_heard: bool = False
 

@@ -10,8 +10,10 @@ Counted are the rows, entries of indexes or steps that a database has walked.
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ import psycopg
 import pytest
 
 from durable.clock import SystemClock
-from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
+from durable.store.activity_tasks import (
+    ActivityTaskRecord,
+    ClaimActivityTasks,
+    TakeExpiredTasks,
+)
 from durable.store.database import Session
 from durable.store.lease import RegisterWorker
+from durable.store.looks import Looks, pause_after
 from durable.store.queries import (
     FindDueRuns,
     FindDueVersions,
@@ -32,15 +39,17 @@ from durable.store.queries import (
     FindUnowned,
     NextActivityTaskAt,
 )
+from durable.store.queues import PutQueue, QueueRecord
 from durable.store.records import (
     AttemptState,
     ClaimRuns,
     RunStatus,
     WorkerRecord,
+    at_once,
 )
 from durable.store.sql import statements
 from durable.store.sql.reads import Question, answer
-from durable.store.sql.tables import ATTEMPTS, RUNS
+from durable.store.sql.tables import ACTIVITY_TASKS, ATTEMPTS, RUNS
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
@@ -205,22 +214,43 @@ def test_what_has_ended_is_not_walked(
     assert 0 < many < few * 1.2 + 50, walked
 
 
-def test_old_snapshot_makes_claims_step_over_what_was_claimed_since_and_no_more(
-    on_postgresql: tuple[GroupExecutor, Measure], postgres_url: str
+def spare(executor: GroupExecutor) -> Looks:
+    """Let a look that steps over more than a few be the last full one for now."""
+    looks = executor.open().looks
+    assert looks is not None
+    looks.pause_after = lambda walked, _: math.inf if walked > FEW else 0.0
+    return looks
+
+
+@contextmanager
+def looking_back(url: str) -> Iterator[None]:
+    """Keep a server from removing anything that is there now."""
+    with psycopg.connect(url) as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT count(*) FROM durable_runs")
+        yield
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_old_snapshot_does_not_make_claims_step_over_ever_more(
+    on_postgresql: tuple[GroupExecutor, Measure],
+    postgres_url: str,
+    *,
+    is_configured: bool,
 ) -> None:
     """Users met claims that fell by a third beside a backup, and did not recover.
 
-    A server keeps what an old snapshot may see. Each claim finds types and instants by
-    the same index, and then takes: so often it steps over what is kept, which ends with
-    the snapshot, before anybody has cleaned up.
+    A server keeps what an old snapshot may see, and a look for what waits steps over
+    it. So looks begin where the last full one has found something.
     """
     executor, measure = on_postgresql
-    steps, size = 4, 10
+    size = 10
 
     def claim(executor: GroupExecutor) -> None:
         worker = make_worker(f"w{next(numbers)}")
         executor.execute([RegisterWorker(worker, ignore)])
         for _ in range(10):
+            answer(executor.open(), [Question(NextActivityTaskAt(TASKS), worker)])
             operation = ClaimActivityTasks(queues=TASKS, limit=size)
             (((taken, error),), _) = executor.execute([operation])
             assert error is None
@@ -229,14 +259,156 @@ def test_old_snapshot_makes_claims_step_over_what_was_claimed_since_and_no_more(
 
     numbers = itertools.count()
     fill_tasks(executor, "a", due_at=1)
+    if is_configured:  # without slots, since those that have one are counted
+        record = QueueRecord(namespace=NAMESPACE, name=QUEUE)
+        executor.execute([PutQueue(record=record, version=None)])
     usual = measure(claim)
-    with psycopg.connect(postgres_url) as other:
-        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        other.execute("SELECT count(*) FROM durable_runs")
-        kept = [measure(claim) for _ in range(3)]
-    measure(claim)  # and the first one cleans up
+    spare(executor)
+    with looking_back(postgres_url):
+        kept = [measure(claim) for _ in range(4)]
+    spare(executor).pause_after = pause_after
 
-    for number, walked in enumerate(kept):
-        before = sum(number * 100 + n * size for n in range(10))
-        assert walked < 2 * usual + steps * before, (usual, kept)
+    # The first ones have found out.
+    assert max(kept[1:]) < usual * 1.5, (usual, kept)
+    assert measure(claim) < 2 * usual + 4 * 10 * size  # and the first one cleans up
     assert measure(claim) < 2 * usual
+
+
+def test_what_comes_to_lie_before_others_is_taken_at_the_next_full_look(
+    postgres_url: str,
+) -> None:
+    executor = make_executor(postgres_url)
+    executor.execute([RegisterWorker(make_worker("w"), ignore)])
+    looks, now = spare(executor), 0.0
+    looks.monotonic = lambda: now
+    looks.pause_after = lambda _, __: 10.0
+
+    def insert(*tasks: ActivityTaskRecord) -> None:
+        session = executor.open()
+        session.begin()
+        session.insert(ACTIVITY_TASKS, [msgspec.structs.astuple(one) for one in tasks])
+        session.commit()
+
+    def claim() -> list[str]:
+        operation = ClaimActivityTasks(queues=((QUEUE, None),), limit=1)
+        ((taken, error),) = executor.execute([operation])[0]
+        assert error is None
+        return [task.run_id for task in taken]
+
+    insert(*(make_task(f"a{n}", due_at=1_000) for n in range(4)))
+    assert claim() == ["a0"]
+    insert(
+        make_task("earlier", due_at=999),
+        make_task("urgent", due_at=2_000, priority=1),
+        make_task("refund", due_at=500, activity_type="refund"),
+        make_task("behind", due_at=1_500),
+    )
+    assert claim() == ["a1"]
+    now = 9.9
+    assert claim() == ["a2"]
+    now = 10.0
+    assert [*claim(), *claim()] == ["urgent", "refund"]
+    now = 20.0
+    assert [*claim(), *claim(), *claim()] == ["earlier", "a3", "behind"]
+    assert claim() == []
+    # Nothing waits, and where something did, what comes now is seen.
+    now = 30.0
+    assert claim() == []
+    insert(make_task("new", due_at=looks.begin().recent.instant + 1_000_000))
+    assert claim() == ["new"]
+    executor.close()
+
+
+def test_configured_queue_gives_turns_from_where_a_full_look_was(
+    postgres_url: str,
+) -> None:
+    executor = make_executor(postgres_url)
+    executor.execute([RegisterWorker(make_worker("w"), ignore)])
+    record = QueueRecord(namespace=NAMESPACE, name=QUEUE, key_concurrency=2)
+    executor.execute([PutQueue(record=record, version=None)])
+    spare(executor).pause_after = lambda _, __: math.inf
+    session = executor.open()
+    tasks = [
+        make_task(f"{key}{n}", due_at=due_at + n, fairness_key=key)
+        for key, due_at in (("z", 1), ("b", 100))
+        for n in range(3)
+    ]
+    session.begin()
+    session.insert(ACTIVITY_TASKS, [msgspec.structs.astuple(one) for one in tasks])
+    session.commit()
+
+    def claim() -> list[str]:
+        operation = ClaimActivityTasks(queues=TASKS, limit=1)
+        ((taken, _),) = executor.execute([operation])[0]
+        return [task.run_id for task in taken]
+
+    assert [claim() for _ in range(5)] == [["b0"], ["z0"], ["b1"], ["z1"], []]
+    session.begin()
+    gone = "DELETE FROM durable_activity_tasks WHERE run_id = 'b0'"
+    session.connection.exec_driver_sql(gone)
+    session.commit()
+    assert claim() == ["b2"]
+    executor.close()
+
+
+def test_old_snapshot_does_not_make_claims_of_runs_step_over_ever_more(
+    on_postgresql: tuple[GroupExecutor, Measure], postgres_url: str
+) -> None:
+    executor, measure = on_postgresql
+    size = 8
+
+    def claim(executor: GroupExecutor) -> None:
+        worker = make_worker(f"w{next(numbers)}")
+        executor.execute([RegisterWorker(worker, ignore)])
+        for _ in range(6):
+            answer(executor.open(), [Question(FindNextWakeUp(TYPES), worker)])
+            operation = ClaimRuns(workflow_types=TYPES, limit=size)
+            ((runs, error),) = executor.execute([operation])[0]
+            assert error is None
+            assert len(runs) == size
+
+    numbers = itertools.count()
+    names = [f"r{number:03}" for number in range(240)]
+    executor.execute([make_start(name, wake_at=at_once(1)) for name in names])
+    usual = measure(claim)
+    spare(executor)
+    with looking_back(postgres_url):
+        kept = [measure(claim) for _ in range(4)]
+
+    assert max(kept[1:]) < usual * 1.5, (usual, kept)
+
+
+def test_run_that_comes_to_lie_before_others_is_taken_after_the_next_full_look(
+    postgres_url: str,
+) -> None:
+    executor = make_executor(postgres_url)
+    worker = make_worker("w")
+    executor.execute([RegisterWorker(worker, ignore)])
+    looks, now = spare(executor), 0.0
+    looks.monotonic = lambda: now
+    looks.pause_after = lambda _, __: 10.0
+
+    def look_and_claim(limit: int = 1) -> list[str]:
+        answer(executor.open(), [Question(FindNextWakeUp(TYPES), worker)])
+        operation = ClaimRuns(workflow_types=TYPES, limit=limit)
+        ((runs, error),) = executor.execute([operation])[0]
+        assert error is None
+        return list(runs)
+
+    starts = [make_start(f"a{n}", wake_at=at_once(1_000)) for n in range(4)]
+    executor.execute(starts)
+    assert look_and_claim() == ["a0"]
+    executor.execute(
+        [
+            make_start("earlier", wake_at=at_once(999)),
+            make_start("overdue", wake_at=500),
+            make_start("due", wake_at=looks.begin().recent.instant + 1_000_000),
+        ]
+    )
+    assert look_and_claim() == ["a1"]
+    now = 9.9
+    assert look_and_claim(9) == ["a2", "a3", "due"]
+    assert look_and_claim() == []
+    now = 10.0
+    assert look_and_claim(9) == ["earlier", "overdue"]
+    executor.close()

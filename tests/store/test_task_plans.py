@@ -22,7 +22,7 @@ from durable.store.queues import PutQueue, QueueRecord
 from durable.store.records import NEVER
 from durable.store.sql.tables import ACTIVITY_TASKS
 from durable.store.sql.tasks import statements
-from durable.store.sql.tasks.task_tables import find_heads
+from durable.store.sql.tasks.heads import find_heads
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
@@ -176,6 +176,9 @@ VALUES = {
     "kept": 2,
     "key": "k",
     "from_key": "",
+    "since": 1,
+    "since_run": "",
+    "since_event": 0,
     "of_namespace": NAMESPACE,
     "named": QUEUE,
 }
@@ -185,8 +188,9 @@ _TURNS = "durable_activity_tasks_turns (namespace=? AND task_queue=? AND activit
 _OF_KEY = f"{_TURNS}=? AND priority=? AND fairness_key"
 _QUEUE = "durable_activity_tasks_due (namespace=? AND task_queue=? AND activity_type"
 PLANS = {
-    "TAKE_DUE": [f"{_QUEUE}=? AND priority=? AND due_at<?)"],
-    "PEEK_DUE": [f"{_QUEUE}=? AND priority=? AND due_at<?)"],
+    "TAKE_DUE": [f"{_QUEUE}=? AND priority=? AND due_at>? AND due_at<?)"],
+    "PEEK_DUE": [f"{_QUEUE}=? AND priority=? AND due_at>? AND due_at<?)"],
+    "FIRST_FROM": [f"{_QUEUE}=? AND priority=? AND due_at>?)"],
     "FIND_HEADS": [
         # For types and priorities both indexes are the same.
         f"{_TURNS}>?)",
@@ -195,7 +199,7 @@ PLANS = {
         f"{_TURNS}=? AND priority>?)",
         f"{_QUEUE}=? AND priority=?)",
     ],
-    "TAKE_OF_KEY": [f"{_OF_KEY}=? AND due_at<?)"],
+    "TAKE_OF_KEY": [f"{_OF_KEY}=? AND due_at>? AND due_at<?)"],
     "NEXT_DUE": [f"{_QUEUE}=? AND priority=? AND due_at>?)"],
     "NEXT_KEY": [f"{_OF_KEY}>?)"],
     "FIND_KEYS_OF_KIND": [
@@ -278,10 +282,10 @@ def test_many_types_in_one_queue_are_all_found(tmp_path: Path) -> None:
     session.insert(ACTIVITY_TASKS, rows)
     session.commit()
 
-    found = [kind for _, _, kind in find_heads(session, NAMESPACE, QUEUE, None)]
+    found = [one.kind for one in find_heads(session, NAMESPACE, QUEUE, None)]
     assert found == names
     known = ["type0001", "type2299", "none"]
-    found = [kind for _, _, kind in find_heads(session, NAMESPACE, QUEUE, known)]
+    found = [one.kind for one in find_heads(session, NAMESPACE, QUEUE, known)]
     assert found == ["type0001", "type2299"]
     executor.close()
 

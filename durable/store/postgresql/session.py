@@ -15,9 +15,9 @@ from durable.store.postgresql.write import append, insert_all, write, write_task
 from durable.store.servers.locked_look import RowsMovedError
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
-from durable.store.sql import statements
 from durable.store.sql.reads import has_row
 from durable.store.sql.tables import METADATA
+from durable.store.sql.tasks import at_rest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -365,8 +365,8 @@ class PostgresTables(ServerTables):
     """
 
     _session: PostgresSession
-    _find_claimable = statements.TAKE_CLAIMABLE
-    _find_stuck = statements.TAKE_STUCK
+    _find_claimable = at_rest.TAKE_CLAIMABLE
+    _find_stuck = at_rest.TAKE_STUCK
 
     _believed: Wanted | None = None
 

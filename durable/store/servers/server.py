@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from durable import limits
 from durable.errors import DatabaseUnavailableError, StoreError
 from durable.store.database import LOCK_SECONDS, Session, SqlSession
+from durable.store.looks import Looks
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class ServerDatabase(ABC):
         self.clock = clock
         self._migrate = migrate
         self._errors = errors
+        self._looks = Looks(clock.now)
         self.name = url.name
 
     # --- connections ------------------------------------------------------------------
@@ -223,6 +225,7 @@ class ServerDatabase(ABC):
             if session.has_migrated:
                 session.close()
                 session = self.connect(is_writer=True)
+            session.looks = self._looks
             session.enter()
         except Exception as error:
             session.close()
@@ -231,7 +234,9 @@ class ServerDatabase(ABC):
 
     def open_reader(self) -> Session:
         """See `Database`."""
-        return self.connect(is_writer=False)
+        session = self.connect(is_writer=False)
+        session.looks = self._looks
+        return session
 
     def read_revision(self) -> str | None:
         """See `Database`."""

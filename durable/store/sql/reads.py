@@ -22,7 +22,7 @@ from durable.store.records import NEVER, LoadedRun
 from durable.store.sql import outbox, salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
-from durable.store.sql.tasks import run_turns, task_reads
+from durable.store.sql.tasks import at_rest, run_turns, task_reads
 from durable.store.sql.tasks import statements as task_statements
 
 if TYPE_CHECKING:
@@ -317,18 +317,16 @@ def _closed(session: Session, query: queries.FindClosedRuns) -> list[str]:
 def _next_wake_up(
     session: Session, query: queries.FindNextWakeUp, worker: WorkerRecord
 ) -> int | None:
-    key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
-    found = fetch(session, statements.NEXT_OWN_WAKE_AT, myself=worker.worker_id)
-    types = list(query.workflow_types)
-    found += fetch(
-        session,
-        statements.NEXT_WAKE_AT,
-        workflow_types=types,
-        versions=statements.served(query.versions),
-        **key,
-    )
+    where = {
+        "namespace": worker.namespace,
+        "task_queue": worker.task_queue,
+        "workflow_types": list(query.workflow_types),
+        "versions": statements.served(query.versions),
+    }
+    own = fetch(session, statements.NEXT_OWN_WAKE_AT, myself=worker.worker_id)
+    found = [at for (at,) in own] + at_rest.find_next(session, worker, where)
     return min(
-        (at for (at,) in found if isinstance(at, int) and at != NEVER), default=None
+        (at for at in found if isinstance(at, int) and at != NEVER), default=None
     )
 
 

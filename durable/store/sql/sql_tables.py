@@ -15,6 +15,7 @@ from durable.errors import CorruptHistoryError
 from durable.store.sql import deleting, reads, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import RUNS
+from durable.store.sql.tasks import at_rest
 from durable.store.sql.tasks import statements as task_statements
 from durable.store.sql.tasks.run_turns import RunTurnTables
 from durable.store.sql.tasks.task_tables import TaskTables
@@ -220,13 +221,17 @@ class SqlTables(TaskTables, RunTurnTables):
             "task_queue": worker.task_queue,
             "workflow_types": claim.workflow_types,
             "versions": statements.served(claim.versions),
-            "page": max(claim.limit, 0),
         }
-        if claim.stuck_after is None:
-            rows = self._fetch(self._find_claimable, **where, until=now)
+        limit, after = max(claim.limit, 0), claim.stuck_after
+        rows: list[Any] = []
+        if after is None:
+            for found_in in at_rest.ranges(self._session, worker, now):
+                page = limit - len(rows)
+                if page or not rows:
+                    key = {**where, **found_in, "page": page}
+                    rows += self._fetch(self._find_claimable, **key)
         else:
-            after = claim.stuck_after
-            rows = self._fetch(self._find_stuck, **where, after=after)
+            rows = self._fetch(self._find_stuck, **where, after=after, page=limit)
         return {
             run_id: epoch if isinstance(epoch, int) else 0
             for run_id, epoch in rows

@@ -236,6 +236,8 @@ _SERVED: Final = sa.or_(
 SERVED: Final = (RUNS.c.workflow_type.in_(_many("workflow_types")), _SERVED)
 """What a worker has code for, of whatever queue."""
 _AT_REST: Final = (RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
+AT_REST_IN_QUEUE: Final = (*_OF_QUEUE[:2], *_AT_REST)
+"""Runs at rest that have something to wait for, of whatever type."""
 FIND_CLAIMABLE: Final = (
     by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_due")
     .where(*_OF_QUEUE, *_AT_REST, RUNS.c.wake_at <= sa.bindparam("until"), _SERVED)
@@ -254,9 +256,6 @@ FIND_STUCK: Final = (
     .order_by(RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
-# What others are taking just now is theirs.
-TAKE_CLAIMABLE: Final = FIND_CLAIMABLE.with_for_update(skip_locked=True)
-TAKE_STUCK: Final = FIND_STUCK.with_for_update(skip_locked=True)
 # For databases that lock what they only walk, too.
 TAKE_RUNS: Final = (
     by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "PRIMARY")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
@@ -14,9 +14,11 @@ from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import COLLATIONS
 from durable.store.sql.tasks import statements
+from durable.store.sql.tasks.heads import since
 
 if TYPE_CHECKING:
     from durable.store.database import Session
+    from durable.store.looks import Place
 
 # No key has this character.
 _AFTER: Final = "\x01"
@@ -45,6 +47,8 @@ def _find_keys(
         statement, page = statements.NEXT_KEY, 1
     else:
         statement = statements.FIND_KEYS_OF_KIND
+        if session.looks is not None:
+            statement = statements.FIND_KEYS_FROM
         page = min(wanted, limits.TASK_KEYS_AT_ONCE)
         where = {**where, "page": page}
     while rows := fetch(session, statement, **where, from_key=from_key):
@@ -55,16 +59,17 @@ def _find_keys(
 
 
 def find_ready(
-    session: Session, where: Mapping[str, Any], kinds: Sequence[str], turn: Turn
+    session: Session, where: Mapping[str, Any], kinds: Mapping[str, Place], turn: Turn
 ) -> list[Head]:
     """Return keys that are due and have room, in turn: as many as there is room for.
 
-    What others have too much of, or that is not due, is stepped over.
+    What others have too much of, or that is not due, is stepped over. No task of one of
+    the types is before its place.
     """
     now = where["until"]
 
     def ready_of(kind: str, from_key: str) -> Iterator[Head]:
-        of_kind = {**where, "kind": kind}
+        of_kind = {**where, "kind": kind, **since(kinds[kind])}
         found = _find_keys(session, of_kind, from_key, turn.room + 1)
         for key, due_at, weight in found:
             if due_at <= now and turn.room_of(key) > 0:

@@ -122,25 +122,51 @@ def _find_heads() -> sa.Select[Any, Any, Any]:
     )
     due_at = _first(_T.due_at, kind == heads.c.kind, priority == heads.c.priority)
     return (
-        sa.select(heads.c.kind, heads.c.priority, due_at)
+        sa.select(heads.c.priority, due_at, heads.c.kind)
         .select_from(heads)
         .where(heads.c.priority.is_not(None))
     )
 
 
 FIND_HEADS: Final = _find_heads()
-"""The types after a name that wait in a queue, each priority of theirs, and its first
-instant."""
+"""Of the types after a name that wait in a queue, each priority and its first instant.
+For SQLite, which cannot bring all of it by one walk of the index."""
+_PLACE: Final = (_T.due_at, *_KEY)
+_HEAD: Final = "priority, due_at, activity_type, run_id, scheduled_event_id"
+_FIRST_AFTER: Final = (
+    f"(SELECT {_HEAD} FROM durable_activity_tasks"  # noqa: S608 - constants, here and below
+    " WHERE namespace = :namespace AND task_queue = :task_queue AND state = 'waiting'"
+    " AND (activity_type, priority) > ({after}) ORDER BY"
+    " activity_type, priority, due_at, run_id, scheduled_event_id LIMIT 1)"
+)
+# What this session's statements have found in the indexes, whether or not it is there
+# still; the parts of a union are carried out one after the other.
+_WALKED: Final = " + ".join(
+    f"pg_stat_get_xact_tuples_returned('{_of_index(name)}'::regclass)"
+    for name in ("due", "turns")
+)
+WALK_HEADS: Final = sa.text(
+    f"WITH RECURSIVE heads AS (SELECT f.*, 1 AS place FROM"  # noqa: S608 - as above
+    f" {_FIRST_AFTER.format(after=':after, :after_priority')} AS f"
+    " UNION ALL SELECT n.*, h.place + 1 FROM heads AS h CROSS JOIN LATERAL"
+    f" {_FIRST_AFTER.format(after='h.activity_type, h.priority')} AS n"
+    " WHERE h.place < :page)"
+    f" SELECT 0, -({_WALKED}), '', '', 0"
+    f" UNION ALL SELECT {_HEAD} FROM heads"
+    f" UNION ALL SELECT 0, {_WALKED}, '', '', 0"
+)
+"""For PostgreSQL: likewise after a type and priority, and with places; before and after
+them, how many entries the session has walked by then."""
 
 
 # For databases that walk the index for a condition which is no constant.
 def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any, Any, Any]:
-    found = sa.select(_T.activity_type, _T.priority, _T.due_at)
+    found = sa.select(_T.priority, _T.due_at, _T.activity_type, *_KEY)
     first = found.where(*_OF_QUEUE, *where).order_by(*order).limit(sa.literal(1))
     return _by_index(first, _of_index("due"))
 
 
-_BY_KIND: Final = (_T.activity_type, _T.priority, _T.due_at)
+_BY_KIND: Final = (_T.activity_type, _T.priority, *_PLACE)
 NEXT_KIND: Final = _head(_T.activity_type > sa.bindparam("after"), order=_BY_KIND)
 FIRST_OF_KIND: Final = _head(_T.activity_type >= sa.bindparam("kind"), order=_BY_KIND)
 NEXT_PRIORITY: Final = _head(
@@ -154,6 +180,17 @@ _OF_KIND: Final = (
     _T.activity_type == sa.bindparam("kind"),
     _T.priority == sa.bindparam("of_priority"),
 )
+_SINCE: Final = [
+    sa.bindparam(name, type_=column.type)
+    for name, column in zip(("since", "since_run", "since_event"), _PLACE, strict=True)
+]
+# The first alone tells MariaDB where in the index to begin.
+_FROM_PLACE: Final = (
+    _T.due_at >= _SINCE[0],
+    sa.tuple_(*_PLACE) >= sa.tuple_(*_SINCE),
+)
+FIRST_FROM: Final = _head(*_OF_KIND, *_FROM_PLACE, order=_PLACE)
+"""Of one type and priority the first from a place on."""
 
 
 def _due(
@@ -165,6 +202,7 @@ def _due(
             *_OF_QUEUE,
             *_OF_KIND,
             *where,
+            *_FROM_PLACE,
             _T.due_at <= sa.bindparam("until"),
             sa.or_(_T.expires_at.is_(None), _T.expires_at > sa.bindparam("until")),
         )
@@ -192,11 +230,12 @@ NEXT_DUE: Final = _by_index(
 )
 
 
-def _find_keys() -> sa.Select[Any, Any, Any]:
+def _find_keys(*from_place: sa.ColumnElement[bool]) -> sa.Select[Any, Any, Any]:
     key = _T.fairness_key
 
     def first(column: Any, where: Any, by: Any = None) -> Any:
-        return _first(column, *_OF_KIND, where, by=by, index="turns")
+        of_kind = (*_OF_KIND, *from_place, where)
+        return _first(column, *of_kind, by=by, index="turns")
 
     keys = sa.select(
         first(key, key >= sa.bindparam("from_key")).label("fairness_key"),
@@ -223,9 +262,12 @@ def _find_keys() -> sa.Select[Any, Any, Any]:
 FIND_KEYS_OF_KIND: Final = _find_keys()
 """The keys from one on that wait of a type and priority, each with its first instant
 and weight."""
+FIND_KEYS_FROM: Final = _find_keys(*_FROM_PLACE)
+"""Likewise, and only tasks from a place on: SQLite would walk those by age, and sort."""
 NEXT_KEY: Final = _by_index(
     sa.select(_T.fairness_key, _T.due_at, _T.fairness_weight)
-    .where(*_OF_QUEUE, *_OF_KIND, _T.fairness_key >= sa.bindparam("from_key"))
+    .where(*_OF_QUEUE, *_OF_KIND, *_FROM_PLACE)
+    .where(_T.fairness_key >= sa.bindparam("from_key"))
     .order_by(_T.fairness_key, _T.due_at)
     .limit(sa.literal(1)),
     _of_index("turns"),

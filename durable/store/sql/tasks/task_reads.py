@@ -12,7 +12,7 @@ from durable.store.records import NEVER
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tasks import queue_tables, statements
-from durable.store.sql.tasks.task_tables import find_heads
+from durable.store.sql.tasks.heads import find_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from durable.store.database import Session
     from durable.store.queues import QueueRecord
     from durable.store.records import WorkerRecord
+    from durable.store.sql.tasks.heads import Waiting
 
 _STATES = {state.value: state for state in TaskState}
 
@@ -78,7 +79,7 @@ def next_at(
             record = queue_tables.read_queue(session, namespace, queue)
         heads = find_heads(session, namespace, queue, types)
         if record is None or now is None:
-            instants += [due_at for _, due_at, _ in heads if due_at != NEVER]
+            instants += [one.due_at for one in heads if one.due_at != NEVER]
         else:
             instants += _allowed_at(session, record, list(heads), worker, now)
     return min(instants, default=None)
@@ -87,7 +88,7 @@ def next_at(
 def _allowed_at(
     session: Session,
     record: QueueRecord,
-    heads: list[tuple[int, int, str]],
+    heads: list[Waiting],
     worker: WorkerRecord,
     now: int,
 ) -> Iterator[int]:
@@ -101,13 +102,14 @@ def _allowed_at(
         return
     earliest = turn.next_at or 0
     where = {"namespace": namespace, "task_queue": queue, "until": now}
-    for priority, due_at, kind in heads:
-        if due_at == NEVER:
+    for head in heads:
+        if head.due_at == NEVER:
             continue
-        of_kind = {**where, "of_priority": priority, "kind": kind}
+        of_kind = {**where, "of_priority": head.priority, "kind": head.kind}
+        kinds = {head.kind: head.place}
         turn.room = 1
-        if due_at > now or queue_tables.find_ready(session, of_kind, [kind], turn):
-            yield max(due_at, earliest)
+        if head.due_at > now or queue_tables.find_ready(session, of_kind, kinds, turn):
+            yield max(head.due_at, earliest)
             continue
         # Other keys have room, but are due later.
         for (later,) in fetch(session, statements.NEXT_DUE, **of_kind):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from durable import limits
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord, TaskState
 from durable.store.deciding.queue_turns import take_by_turns
 from durable.store.deciding.rows import Task, TaskChange, TaskRows
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
-from durable.store.sql.tables import COLLATIONS
 from durable.store.sql.tasks import queue_tables, statements
+from durable.store.sql.tasks.heads import Waiting, find_heads, since
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -37,54 +35,6 @@ def _pages(keys: Iterable[_Key]) -> Iterator[list[_Key]]:
     found = list(keys)
     for start in range(0, len(found), _KEYS_PER_STATEMENT):
         yield found[start : start + _KEYS_PER_STATEMENT]
-
-
-def find_heads(
-    session: Session, namespace: str, task_queue: str, types: Iterable[str] | None
-) -> Iterator[tuple[int, int, str]]:
-    """Yield what waits in a queue: priority, first instant and type of each kind."""
-    known = None if types is None else frozenset(types)
-    where = {"namespace": namespace, "task_queue": task_queue}
-    steps = _step_heads if session.connection.dialect.name in COLLATIONS else _all_heads
-    for kind, priority, due_at in steps(session, where, known):
-        if (known is None or kind in known) and isinstance(due_at, int):
-            yield priority, due_at, kind
-
-
-def _all_heads(
-    session: Session, where: dict[str, Any], _: Collection[str] | None
-) -> Iterator[Any]:
-    """Find them in one statement, or several if there are very many types."""
-    after: Any = ""
-    while after is not None:
-        found = fetch(session, statements.FIND_HEADS, **where, after=after)
-        yield from found
-        kinds = {kind for kind, _, _ in found}
-        after = max(kinds) if len(kinds) >= limits.TASK_TYPES_AT_ONCE else None
-
-
-def _step_heads(
-    session: Session, where: dict[str, Any], known: Collection[str] | None
-) -> Iterator[Any]:
-    """Find one after the other; types that nobody asks for are jumped over."""
-    jumps = sorted(known or ())
-    found = fetch(session, statements.NEXT_KIND, **where, after="")
-    while found:
-        kind, priority, _ = found[0]
-        if known is None or kind in known:
-            yield found[0]
-            key = {"kind": kind, "of_priority": priority}
-            if more := fetch(session, statements.NEXT_PRIORITY, **where, **key):
-                found = more
-                continue
-        if known is None:
-            found = fetch(session, statements.NEXT_KIND, **where, after=kind)
-            continue
-        place = bisect.bisect_right(jumps, kind)
-        if place == len(jumps):
-            return
-        jump = jumps[place]
-        found = fetch(session, statements.FIRST_OF_KIND, **where, kind=jump)
 
 
 class TaskTables:
@@ -134,9 +84,10 @@ class TaskTables:
     ) -> list[ActivityTaskRecord]:
         """See `Tables`."""
         session, of_queue = self._session, (worker.namespace, task_queue)
-        heads = sorted(h for h in find_heads(session, *of_queue, types) if h[1] <= now)
+        found = find_heads(session, *of_queue, types)
+        heads = sorted(one for one in found if one.due_at <= now)
         taken: list[ActivityTaskRecord] = []
-        for priority, group in itertools.groupby(heads, lambda head: head[0]):
+        for priority, group in itertools.groupby(heads, lambda head: head.priority):
             room = limit - len(taken)
             if room <= 0:
                 break
@@ -146,11 +97,9 @@ class TaskTables:
                 "of_priority": priority,
                 "until": now,
             }
-            shares = self._share_out([kind for _, _, kind in group], where, room)
-            for kind, share in shares.items():
-                rows = fetch(
-                    session, statements.TAKE_DUE, **where, kind=kind, page=share
-                )
+            for head, share in self._share_out(list(group), where, room).items():
+                of_kind = {**where, "kind": head.kind, **since(head.place)}
+                rows = fetch(session, statements.TAKE_DUE, **of_kind, page=share)
                 taken += _read(rows)
         return self._claim(worker, taken, now)
 
@@ -182,17 +131,21 @@ class TaskTables:
         where = {"namespace": namespace, "task_queue": task_queue, "until": now}
         taken: list[ActivityTaskRecord] = []
 
+        found = find_heads(session, namespace, task_queue, types)
+        due = {(h.priority, h.kind): h for h in found if h.due_at <= now}
+
         def find(of: dict[str, Any], kinds: Sequence[str]) -> list[Head]:
-            return queue_tables.find_ready(session, {**where, **of}, kinds, turn)
+            of_kinds = {kind: due[of["of_priority"], kind].place for kind in kinds}
+            return queue_tables.find_ready(session, {**where, **of}, of_kinds, turn)
 
         def take(of: dict[str, Any]) -> int:
-            found = _read(fetch(session, statements.TAKE_OF_KEY, **where, **of))
+            place = due[of["of_priority"], of["kind"]].place
+            of_key = {**where, **of, **since(place)}
+            found = _read(fetch(session, statements.TAKE_OF_KEY, **of_key))
             taken.extend(found)
             return len(found)
 
-        heads = find_heads(session, namespace, task_queue, types)
-        due = [head for head in heads if head[1] <= now]
-        take_by_turns(due, turn, find, take)
+        take_by_turns([head[:3] for head in due.values()], turn, find, take)
         return self._claim(worker, taken, now)
 
     def lock_queue(self, namespace: str, name: str) -> QueueRecord | None:
@@ -219,20 +172,19 @@ class TaskTables:
         return queue_tables.count_held(self._session, namespace, task_queue)
 
     def _share_out(
-        self, kinds: list[str], where: dict[str, Any], room: int
-    ) -> dict[str, int]:
+        self, heads: list[Waiting], where: dict[str, Any], room: int
+    ) -> dict[Waiting, int]:
         """Say how many of each type come first, if all are of one priority."""
-        if len(kinds) == 1:
-            return {kinds[0]: room}
+        if len(heads) == 1:
+            return {heads[0]: room}
         first: list[tuple[Any, ...]] = []
-        for kind in kinds:
-            rows = fetch(
-                self._session, statements.PEEK_DUE, **where, kind=kind, page=room
-            )
-            first += [(*row, kind) for row in rows]
-        shares: dict[str, int] = {}
-        for *_, kind in sorted(first)[:room]:
-            shares[kind] = shares.get(kind, 0) + 1
+        for head in heads:
+            of_kind = {**where, "kind": head.kind, **since(head.place)}
+            rows = fetch(self._session, statements.PEEK_DUE, **of_kind, page=room)
+            first += [(*row, head) for row in rows]
+        shares: dict[Waiting, int] = {}
+        for *_, head in sorted(first)[:room]:
+            shares[head] = shares.get(head, 0) + 1
         return shares
 
     def take_tasks(
