@@ -1,5 +1,6 @@
 """The text that Prometheus scrapes: what it says, and that any scraper can read it."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import durable
 from durable import Engine, activity, workflow
+from durable.store.memory.memory import MemoryStore
+from durable.store.queries import ReadBacklog
 from durable.telemetry import OpenTelemetryObserver, PrometheusReader
 from durable.telemetry.prometheus import metric_name
 from durable.telling.prometheus_text import Family, Sample, render
@@ -129,6 +132,37 @@ async def test_more_runs_make_no_more_series(url: str) -> None:
             return sum(map(len, parse(reader.text()).values()))
 
     assert await count(1) == await count(1) == await count(20)
+    provider.shutdown()
+
+
+async def test_database_is_asked_no_oftener_by_ten_that_scrape(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users met scrapes that each read the whole database, and starved all else."""
+    asked: list[ReadBacklog] = []
+    read = MemoryStore.read
+
+    async def count(store: MemoryStore, query: Any) -> Any:
+        if isinstance(query, ReadBacklog):
+            asked.append(query)
+        return await read(store, query)
+
+    monkeypatch.setattr(MemoryStore, "read", count)
+    reader = PrometheusReader()
+    provider = MeterProvider([reader])
+    observer = OpenTelemetryObserver(meter_provider=provider)
+    async with Engine(url, observer=observer) as engine:
+        await engine.start("nobody's", task_queue="nobody's")
+        async with asyncio.timeout(20):
+            while "durable_backlog_runs" not in reader.text():  # noqa: ASYNC110 - by a clock
+                await asyncio.sleep(0.01)
+        before = len(asked)
+        texts = await asyncio.gather(
+            *(asyncio.to_thread(reader.text) for _ in range(10))
+        )
+        await asyncio.sleep(0)
+        assert before == len(asked) == 1
+    assert all("durable_backlog_runs" in text for text in texts)
     provider.shutdown()
 
 
