@@ -85,13 +85,12 @@ async def test_deploys_declare_the_same_anew_and_it_stays_one_schedule(
     """Users met one more copy with each deploy: its identity was that of the code."""
     clock = None
     seen = set()
-    for number in range(20):
+    for number in range(10):
         DECLARED.clear()
         WORKFLOWS.pop("declared.deployed", None)
 
         @workflow(name="declared.deployed", version=f"1.0.{number}")
-        async def deployed(number: int = number) -> int:
-            return number
+        async def deployed() -> None: ...
 
         schedule("@hourly", id="deployed", timezone="Europe/Berlin")(deployed)
         deploy = [
@@ -99,7 +98,7 @@ async def test_deploys_declare_the_same_anew_and_it_stays_one_schedule(
         ]
         await deploy[0].open()
         clock = deploy[0].clock
-        for _ in range(4):
+        for _ in range(2):
             deploy.append(TestEnvironment("memory://deploys", clock=clock))
             await deploy[-1].open()
         await deploy[0].sleep("30m")

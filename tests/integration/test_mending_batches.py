@@ -139,6 +139,8 @@ async def test_each_refusal_is_told_and_a_second_batch_does_only_the_rest(
         )
         # Of each id the newest: those of the first batch, and what it had to leave.
         assert (again.done, again.skipped) == (21, {"superseded": 18})
+        for number in range(21):
+            await (await engine.get(f"o{number}")).result(timeout=20)
 
         monkeypatch.setattr(limits, "BATCH_FAILURES_KEPT", 1)
         last = await (await chosen.reset(to=before(charge), rate=None)).result(

@@ -230,10 +230,10 @@ async def test_runs_that_are_retried_or_forked_wait_for_their_turn(
         await until(lambda: len(BEGAN) == 3)
         assert await is_held(engine, running=2, waiting=3)
 
-        for n in range(4):
-            run = await engine.get(f"w{n}")
-            await run.signal(go_on(n))
-            assert await run.result(timeout=20) == n
+        runs = [await engine.get(f"w{n}") for n in range(4)]
+        for n, one in enumerate(runs):
+            await one.signal(go_on(n))
+        assert [await one.result(timeout=20) for one in runs] == [0, 1, 2, 3]
         assert await fork.result(timeout=20) == 7
 
 

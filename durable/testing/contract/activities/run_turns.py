@@ -178,7 +178,7 @@ class RunTurnContract:
             await store.perform(make_start(run_id, rows=rows, wake_at=START))
         assert await claim(store) == []
         assert await waiting(store) == {"admitted": 1, "waiting": 2}
-        await store.perform(make_message("b"))
+        await store.perform(make_message("b", kind=MessageKind.SIGNAL.value))
         assert await claim(store) == []
         await close(store, "a")
         assert await claim(store) == ["b"]
