@@ -316,7 +316,7 @@ async def test_sweeps_that_fail_leave_nothing_and_the_next_one_does_it_all(
         before = await asyncio.to_thread(everything)
         assert len(before["history"]) == 12
         for _ in range(20):
-            with pytest.raises(StoreError, match="refused"):
+            with pytest.raises(StoreError, match="DeleteRuns cannot be stored"):
                 await engine.delete_expired()
         assert await asyncio.to_thread(everything) == before
 
