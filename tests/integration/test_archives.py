@@ -427,6 +427,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_next_export_removes_what_killed_ones_have_left_and_no_other(
     tmp_path: Path,
 ) -> None:

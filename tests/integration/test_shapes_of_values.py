@@ -9,22 +9,23 @@ from durable import RunStatus, Signal, WorkflowStuckError, activity, workflow
 from durable.api.definitions import ACTIVITIES, WORKFLOWS
 from durable.testing.environment import TestEnvironment
 
-_REQUIRED: Final = [("id", str), ("cents", int)]
+_PLAIN: Final[list[Any]] = [("id", str), ("cents", int)]
+_FIELDS: Final[dict[str, list[Any]]] = {
+    "plain": _PLAIN,
+    "field added": [*_PLAIN, ("note", str)],
+    "field with a default added": [
+        *_PLAIN,
+        ("note", str, dataclasses.field(default="none")),
+    ],
+    "field removed": [("id", str)],
+    "field renamed": [("id", str), ("amount", int)],
+    "field of another type": [("id", str), ("cents", list[str])],
+}
 SHAPES: Final[dict[str, Any]] = {
     name: dataclasses.make_dataclass("Order", fields)
-    for name, fields in {
-        "plain": _REQUIRED,
-        "field added": [*_REQUIRED, ("note", str)],
-        "field with a default added": [
-            *_REQUIRED,
-            ("note", str, dataclasses.field(default="none")),
-        ],
-        "field removed": [("id", str)],
-        "field renamed": [("id", str), ("amount", int)],
-        "field of another type": [("id", str), ("cents", list[str])],
-    }.items()
+    for name, fields in _FIELDS.items()
 }
-VALUES: Final = {"id": "o", "cents": 5, "note": "n", "amount": 5}
+VALUES: Final[dict[str, Any]] = {"id": "o", "cents": 5, "note": "n", "amount": 5}
 PAIRS: Final = [
     pair
     for name in SHAPES

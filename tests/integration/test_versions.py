@@ -206,16 +206,17 @@ async def test_what_does_not_change_a_run_strands_none(
         assert await engine.execute("versions.beside") == says
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forgotten")
-async def test_a_thousand_versions_are_in_nobodys_way() -> None:
+async def test_hundreds_of_versions_are_in_nobodys_way() -> None:
     """Users met a bound of versions, from which on each deploy was refused."""
 
-    @workflow(name="versions.many", version="1.0.1000", compatible_with=">=1,<2")
+    @workflow(name="versions.many", version="1.0.300", compatible_with=">=1,<2")
     async def many() -> str:
         return f"{info().version}"
 
     old: list[Any] = []
-    for number in range(1_000):
+    for number in range(300):
 
         @many.version(f"1.0.{number}")
         async def one() -> str:
@@ -227,8 +228,8 @@ async def test_a_thousand_versions_are_in_nobodys_way() -> None:
         for code in old:
             await client.start(code(), id=str(code.own_version))
     async with Engine(url, definitions=[many]) as engine:
-        assert await engine.execute(many(), id="new") == "1.0.1000"
-        for number in (0, 500, 999):
+        assert await engine.execute(many(), id="new") == "1.0.300"
+        for number in (0, 150, 299):
             run = await engine.get(f"1.0.{number}")
             assert await run.result(timeout=20) == f"1.0.{number}"
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import importlib
 import os
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -38,10 +39,9 @@ from durable.store.records import (
 )
 from durable.store.store import Store
 
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]  # there is none
+_locks: Any = None
+with contextlib.suppress(ImportError):  # Windows has none
+    _locks = importlib.import_module("fcntl")
 
 VERSION: Final = 1
 PAGE: Final = 100
@@ -207,10 +207,10 @@ def _open_locked(partial: Path) -> int:
     while True:
         # What runs were given may be nobody else's business.
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        if fcntl is None:
+        if _locks is None:
             return descriptor
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _locks.flock(descriptor, _locks.LOCK_EX)
         if partial.exists():
             return descriptor
         os.close(descriptor)  # before it was locked, somebody took it for left
@@ -223,10 +223,10 @@ def _remove_left(folder: Path) -> None:
     """
     for left in folder.glob(f".*{_PARTIAL}"):
         with contextlib.suppress(OSError), left.open("rb") as file:
-            if fcntl is None:
+            if _locks is None:
                 file.close()
             else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _locks.flock(file, _locks.LOCK_EX | _locks.LOCK_NB)
             left.unlink()
 
 
