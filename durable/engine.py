@@ -413,6 +413,7 @@ class Engine:
             self._sweeper = Sweeper(
                 self._store, self._namespace, self._retention, self._is_busy
             )
+            self._worker.retention_lag = self._sweeper.lag
             self._sweeper.start()
             await declare_all(self.schedules, self._registry)
 
@@ -1113,7 +1114,12 @@ class Engine:
         )
 
     async def import_runs(
-        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        skip_existing: bool = False,
+        dry_run: bool = False,
     ) -> Imported:
         """Bring back the closed runs of a file, to be found and read.
 
@@ -1122,6 +1128,7 @@ class Engine:
         Args:
             path: what `export_runs` wrote, in this namespace of any database.
             skip_existing: leave out runs that are there, rather than refuse the file.
+            dry_run: see whether it can be imported, and import nothing.
 
         Raises:
             ArchiveError: it cannot be read, or is cut off.
@@ -1132,7 +1139,11 @@ class Engine:
         """
         client = self._open_client()
         return await import_runs(
-            client.store, self._namespace, Path(path), skips_existing=skip_existing
+            client.store,
+            self._namespace,
+            Path(path),
+            skips_existing=skip_existing,
+            is_dry=dry_run,
         )
 
     async def run_until_stopped(self, stop: asyncio.Event) -> None:

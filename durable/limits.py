@@ -70,6 +70,8 @@ LIST_PAGE_MAX: Final = 1_000
 DELETE_RUNS_MAX: Final = 1_000
 # One line of an export, which is read into memory whole.
 EXPORTED_RUN_BYTES_MAX: Final = 512 * 1024 * 1024
+# Runs that refused what a batch does, by name: it is carried from step to step.
+BATCH_FAILURES_KEPT: Final = 100
 # Attributes of one run: each is a row or more that every one of its changes rewrites.
 ATTRIBUTES_MAX: Final = 50
 # What an index can hold beside the other columns on every database.

@@ -50,6 +50,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
         queues: what has been read of the database just now; empty if it cannot be read.
         waiting: runs being loaded, and activities without a slot.
         waiting_for: how long the longest waiting activity has waited, in microseconds.
+        retention_lag: for how long the oldest closed run whose time is over should be
+            gone, in microseconds; 0 once a sweep has come through.
     """
 
     cached_runs: int
@@ -64,6 +66,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 0
     processes_used: int = 0
     queues: Sequence[QueueState] = ()
+    retention_lag: int = 0
 
 
 class Instrument(msgspec.Struct, frozen=True):

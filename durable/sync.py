@@ -811,9 +811,14 @@ class SyncEngine:
         )
 
     def import_runs(
-        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        skip_existing: bool = False,
+        dry_run: bool = False,
     ) -> Imported:
         """Bring back the closed runs of a file; see `Engine.import_runs`."""
         return self._open_thread().call(
-            self._engine.import_runs(path, skip_existing=skip_existing)
+            self._engine.import_runs(path, skip_existing=skip_existing, dry_run=dry_run)
         )

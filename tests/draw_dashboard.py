@@ -134,6 +134,16 @@ PANELS: Final[dict[str, list[tuple[str, str, list[tuple[str, str]]]]]] = {
             ],
         ),
         ("How late schedules begin", "s", _quantile(observer.SCHEDULE_LAG.name, "s")),
+        (
+            "How long the oldest closed run should be gone",
+            "s",
+            [
+                (
+                    f"max by (durable_queue) ({_of(names.RETENTION_LAG, 's')})",
+                    "{{durable_queue}}",
+                )
+            ],
+        ),
     ],
     "Runs": [
         (

@@ -79,7 +79,8 @@ async def _find(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
 async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
     wanted = msgspec.json.decode(input[0].json, type=ActWanted)
     sender = _Sender(client, wanted.action, info)
-    outcomes = Counter(await asyncio.gather(*map(sender.send, wanted.targets)))
+    found = await asyncio.gather(*map(sender.send, wanted.targets))
+    outcomes = Counter(found)
     if wanted.action.kind == "delete":
         outcomes = await sender.delete(wanted.targets)
     done = outcomes.pop(_DONE, 0)
@@ -89,7 +90,12 @@ async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
         if why.startswith(_FAILED)
     }
     skipped = {w: n for w, n in outcomes.items() if not w.startswith(_FAILED)}
-    return pack(Acted(done, skipped, failed))
+    failures = [
+        (run.workflow_id, run.run_id, outcome.removeprefix(_FAILED))
+        for run, outcome in zip(wanted.targets, found, strict=True)
+        if outcome in outcomes and outcome.startswith(_FAILED)
+    ]
+    return pack(Acted(done, skipped, failed, failures))
 
 
 class _Sender:

@@ -54,6 +54,7 @@ class BatchDescription(msgspec.Struct, frozen=True, kw_only=True):
             what still needs them; of resets and retries, "superseded" where another
             run of the workflow id has begun since.
         failed: how many refused it, by the code of the error.
+        failures: the first hundred of them: workflow id, run id, code.
     """
 
     id: str
@@ -66,6 +67,7 @@ class BatchDescription(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     skipped: dict[str, int] = {}
     failed: dict[str, int] = {}
+    failures: list[tuple[str, str, str]] = []
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -113,6 +115,7 @@ class BatchHandle:
             done=0 if progress is None else progress.done,
             skipped={} if progress is None else progress.skipped,
             failed={} if progress is None else progress.failed,
+            failures=[] if progress is None else progress.failures,
         )
 
     async def result(self, *, timeout: Duration | None = None) -> BatchDescription:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from durable import limits
 from durable.client.resets.planning import Reapply
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import UndecodableError
@@ -14,6 +15,8 @@ from durable.search.conditions import Condition
 
 PAGE: Final = 100
 """Runs that one step acts on."""
+RefusedRun: TypeAlias = tuple[str, str, str]
+"""Workflow id, run id, and the code of the error."""
 
 
 class BatchAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +52,7 @@ class Progress(msgspec.Struct, kw_only=True):
         skipped: so many were not, by why: "closed" or "gone" meanwhile; of deletions,
             a need of `RunNeededError`; of resets and retries, "superseded".
         failed: so many refused, by the code of the error.
+        failures: which ones those are, at most `limits.BATCH_FAILURES_KEPT`.
     """
 
     action: str
@@ -57,6 +61,7 @@ class Progress(msgspec.Struct, kw_only=True):
     done: int = 0
     skipped: dict[str, int] = {}
     failed: dict[str, int] = {}
+    failures: list[RefusedRun] = []
 
 
 class BatchState(msgspec.Struct, kw_only=True):
@@ -88,6 +93,8 @@ class BatchState(msgspec.Struct, kw_only=True):
         self.deleted += acted.done
         _add(progress.skipped, acted.skipped)
         _add(progress.failed, acted.failed)
+        room = limits.BATCH_FAILURES_KEPT - len(progress.failures)
+        progress.failures += acted.failures[: max(room, 0)]
         self.after = found.after
         if found.after is not None:
             return True
@@ -146,6 +153,7 @@ class Acted(msgspec.Struct, frozen=True):
     done: int
     skipped: dict[str, int]
     failed: dict[str, int]
+    failures: list[RefusedRun] = []
 
 
 # --- packing --------------------------------------------------------------------------

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.core.history.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, event type, time, data (JSON text), flags.
@@ -177,12 +174,11 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """JSON of what its last heartbeat said."""
     heartbeat_at: Instant | None = None
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What `repr` and `rich` show: not what activities said, as logs keep that."""
-        for field in self.__struct_fields__:
-            value = getattr(self, field)
-            is_said = field in {"failure", "details"} and value is not None
-            yield field, "..." if is_said else value
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        said = {name: "..." for name in ("failure", "details") if shown[name]}
+        return [*(shown | said).items()]
 
     def __repr__(self) -> str:
         """Show it without what it said."""

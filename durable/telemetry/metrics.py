@@ -218,6 +218,12 @@ class WorkerGauges:
             "s",
             "Age of what has waited longest",
         )
+        meter.create_observable_gauge(
+            names.RETENTION_LAG,
+            [self._of_each(_retention_lag)],
+            "s",
+            "Time that the oldest closed run whose time is over should be gone",
+        )
         for name, unit, description, of_queue in _OF_DATABASE:
             meter.create_observable_gauge(
                 name, [self._of_database(of_queue)], unit, description
@@ -305,6 +311,10 @@ class WorkerGauges:
 
 def _sum(read: Read, states: list[WorkerState]) -> float:
     return sum(map(read, states))
+
+
+def _retention_lag(states: list[WorkerState]) -> float:
+    return max(state.retention_lag for state in states) / 1_000_000
 
 
 def _lag(states: list[WorkerState]) -> float:

@@ -8,7 +8,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from durable import limits
-from durable.core.history.events import UNPROCESSED, WorkflowExecutionStarted
+from durable.core.history.events import (
+    UNPROCESSED,
+    WorkflowExecutionReset,
+    WorkflowExecutionStarted,
+)
 from durable.errors import DatabaseUnavailableError, StoreError
 from durable.runs.live_run import LiveRun
 from durable.store.queries import LoadRuns
@@ -16,6 +20,7 @@ from durable.store.records import LoadedRun, RunRecord, RunStatus
 from durable.store.store import Store
 
 _log: Final = logging.getLogger("durable.worker")
+_RESET: Final = WorkflowExecutionReset.__name__
 _RETRY_SECONDS: Final = 1.0
 _RETRY_SECONDS_MAX: Final = 60.0
 
@@ -149,15 +154,15 @@ class Loader:
 def first_task_at(loaded: LoadedRun, in_turn_at: int | None = None) -> int | None:
     """When a run at rest that has had no task, and has no mail, is to begin.
 
-    If only a claim may begin it, `in_turn_at` is when that is to be tried.
+    If only a claim may begin it, `in_turn_at` is when that is to be tried: also if all
+    that it has is what it has kept of another run.
     """
-    row = loaded.rows[0] if loaded.rows else None
-    is_new = row is not None and row[2] == UNPROCESSED
-    if not is_new or loaded.record.owner is not None:
+    if not loaded.rows or loaded.record.owner is not None:
         return None
+    is_new = loaded.rows[0][2] == UNPROCESSED
     if in_turn_at is not None:
-        return in_turn_at
-    if loaded.messages:
+        return in_turn_at if is_new or loaded.rows[-1][3] == _RESET else None
+    if not is_new or loaded.messages:
         return None
     return loaded.record.wake_at
 

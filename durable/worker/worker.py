@@ -145,6 +145,8 @@ class Worker:
         )
         self._reachability = Reachability(store)
         self._backlog = Backlog(store, namespace, task_queue)
+        self.retention_lag: Callable[[], int] = lambda: 0
+        """What is told of the deletion of closed runs, by whoever sees to that."""
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
 
@@ -350,7 +352,9 @@ class Worker:
         state = runner.pool.state(
             len(runner.runs), runner.hits, runner.misses, len(runner.loader.loading)
         )
-        return msgspec.structs.replace(state, queues=self._backlog.queues())
+        return msgspec.structs.replace(
+            state, queues=self._backlog.queues(), retention_lag=self.retention_lag()
+        )
 
     # --- starting runs ----------------------------------------------------------------
 

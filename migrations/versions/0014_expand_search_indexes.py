@@ -13,7 +13,6 @@ branch_labels = None
 depends_on = None
 
 _ORDERED = ["namespace", "started_at"]
-_DURATION = "(closed_at - started_at)"
 _INDEXES = {
     "queue": (["(task_queue || '')", *_ORDERED], "task_queue != 'default'"),
     "version": (["(version || '')", *_ORDERED], "version IS NOT NULL"),
@@ -24,7 +23,7 @@ _INDEXES = {
     "root": (["root_run_id"], "root_run_id IS NOT NULL"),
     "first": (["first_run_id"], "first_run_id != run_id"),
     "duration": (
-        ["(namespace || '')", _DURATION],
+        ["(namespace || '')", "started_at"],
         "closed_at - started_at >= 60000000",
     ),
 }
@@ -34,10 +33,7 @@ def _column(text: str, dialect: str) -> "str | sa.TextClause":
     """On SQLite without what keeps PostgreSQL's planner from an index."""
     if not text.startswith("("):
         return text
-    if dialect == "postgresql":
-        return sa.text(text)
-    inner = text[1:-1]
-    return inner.removesuffix(" || ''") if "||" in inner else sa.text(inner)
+    return sa.text(text) if dialect == "postgresql" else text[1:].partition(" ")[0]
 
 
 def upgrade() -> None:

@@ -1,11 +1,15 @@
 """Closed runs go into files, and come back as they were."""
 
+import asyncio
 import gzip
 import json
 import os
 import random
 import re
+import signal
 import stat
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from durable.store.connect import connect
 from durable.store.queries import LoadRuns, ReadAttempts, ReadHistory, SearchRuns
 from durable.store.records import DeleteRuns
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 customer = Attribute("customer", str)
 go_on = Signal("go_on", bool)
 
@@ -375,6 +380,78 @@ async def test_much_is_read_a_little_at_a_time(
     async with Engine("memory://", definitions=DEFINITIONS) as engine:
         assert await engine.import_runs(exported) == archive.Imported(6)
     assert sizes == [1, 1, 1, 1, 1, 1, 0] * 2
+
+
+async def test_dry_run_says_what_would_be_imported_and_imports_nothing(
+    exported: Path, tmp_path: Path
+) -> None:
+    """Users wanted to know what an import meets before it writes into production."""
+    head, first, *rest = lines_of(exported)
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join([head, first, '{"end":1}\n']))
+    opened = first.replace('"status":"completed"', '"status":"running"')
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        found = await engine.import_runs(exported, dry_run=True)
+        assert found == archive.Imported(6)
+        assert await engine.list() == []
+
+        await engine.import_runs(half)
+        with pytest.raises(RunExistsError, match="Nothing was imported"):
+            await engine.import_runs(exported, dry_run=True)
+        found = await engine.import_runs(exported, dry_run=True, skip_existing=True)
+        assert found == archive.Imported(5, 1)
+        half.write_text("".join([head, opened, *rest]))
+        with pytest.raises(ArchiveError, match="no closed run") as refused:
+            await engine.import_runs(half, dry_run=True, skip_existing=True)
+        assert refused.value.line == 2
+        assert len(await engine.list()) == 1
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from durable import Engine
+from durable.client.keeping import archive
+
+async def die(*_):
+    print(*os.listdir(Path(sys.argv[2]).parent), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+archive._line_of = die
+
+async def main():
+    async with Engine(sys.argv[1], worker=False) as engine:
+        await engine.export_runs(sys.argv[2])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_next_export_removes_what_killed_ones_have_left_and_no_other(
+    tmp_path: Path,
+) -> None:
+    """Users met one more leftover each night, until the disk was full."""
+    url, folder = f"sqlite:///{tmp_path / 'a.db'}", tmp_path / "archive"
+    folder.mkdir()
+    async with Engine(url, definitions=DEFINITIONS) as engine:
+        await engine.execute(order("o"), id="o")
+        killed = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", KILLED, url, str(folder / "night-1.jsonl")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        (left,) = killed.stdout.decode().split()
+        assert left.startswith(".night-1.")
+        assert os.listdir(folder) == [left]
+
+        with archive._writing(folder / "beside.jsonl") as beside:
+            await engine.export_runs(folder / "night-2.jsonl")
+            beside.write(b"")
+        assert sorted(os.listdir(folder)) == ["beside.jsonl", "night-2.jsonl"]
 
 
 NUMBERS = [b"-1", b"9999999999", b"1e400", b"9223372036854775808", b"1.5", b"null"]

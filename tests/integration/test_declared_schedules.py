@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from durable import SyncEngine, schedule, schedule_spec, workflow
+from durable.api.definitions import WORKFLOWS
 from durable.errors import DefinitionError, InvalidScheduleError
 from durable.schedules.declared import DECLARED
 from durable.testing.environment import TestEnvironment
@@ -76,6 +77,38 @@ async def test_many_engines_at_once_make_one_schedule() -> None:
         assert len(await env.list(workflow_type="declared.report")) == 2
         for other in others:
             await other.close()
+
+
+async def test_deploys_declare_the_same_anew_and_it_stays_one_schedule(
+    forgotten: None,
+) -> None:
+    """Users met one more copy with each deploy: its identity was that of the code."""
+    clock = None
+    seen = set()
+    for number in range(10):
+        DECLARED.clear()
+        WORKFLOWS.pop("declared.deployed", None)
+
+        @workflow(name="declared.deployed", version=f"1.0.{number}")
+        async def deployed() -> None: ...
+
+        schedule("@hourly", id="deployed", timezone="Europe/Berlin")(deployed)
+        deploy = [
+            TestEnvironment("memory://deploys", clock=clock, definitions=[deployed])
+        ]
+        await deploy[0].open()
+        clock = deploy[0].clock
+        for _ in range(2):
+            deploy.append(TestEnvironment("memory://deploys", clock=clock))
+            await deploy[-1].open()
+        await deploy[0].sleep("30m")
+        (found,) = await deploy[0].schedules.list()
+        seen.add((found.schedule_id, found.version, found.created_at))
+        runs = await deploy[0].list(workflow_type="declared.deployed")
+        assert len(runs) == (number + 1) // 2
+        for one in deploy:
+            await one.close()
+    assert len(seen) == 1
 
 
 async def test_engine_without_the_workflow_leaves_it_alone() -> None:

@@ -16,8 +16,10 @@ from durable import (
     WorkflowFailedError,
     activity,
     before,
+    limits,
     workflow,
 )
+from durable.batches import state
 from durable.cli.main import cli
 
 note = Signal("mending.note", int)
@@ -106,6 +108,70 @@ async def test_runs_are_reset_to_before_a_step(database: str) -> None:
         assert (nowhere.done, nowhere.failed) == (0, {"invalid_reset": 1})
         with pytest.raises(InvalidResetError, match="no place"):
             await chosen.reset(to="first")  # type: ignore[arg-type]  # that is wrong
+
+
+async def test_each_refusal_is_told_and_a_second_batch_does_only_the_rest(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users met batches that had "succeeded", and no list of what was left."""
+    monkeypatch.setattr(state, "PAGE", 5)
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        for number in range(21):
+            call = nothing() if number % 7 == 3 else order(number)
+            await engine.execute(call, id=f"o{number}")
+        where = Run.type.in_(["mending.order", "mending.nothing"])
+        chosen = engine.batch(where=where)
+
+        done = await (await chosen.reset(to=before(charge), rate=None)).result(
+            timeout=30
+        )
+
+        assert (done.total, done.done, done.failed) == (21, 18, {"invalid_reset": 3})
+        refused = [await engine.get(f"o{number}") for number in (3, 10, 17)]
+        assert sorted(done.failures) == sorted(
+            (run.workflow_id, run.run_id, "invalid_reset") for run in refused
+        )
+        for number in range(21):
+            await (await engine.get(f"o{number}")).result(timeout=20)
+        assert Shop.charged == 2 * 18
+        again = await (await chosen.reset(to="first_task", rate=None)).result(
+            timeout=30
+        )
+        # Of each id the newest: those of the first batch, and what it had to leave.
+        assert (again.done, again.skipped) == (21, {"superseded": 18})
+        for number in range(21):
+            await (await engine.get(f"o{number}")).result(timeout=20)
+
+        monkeypatch.setattr(limits, "BATCH_FAILURES_KEPT", 1)
+        last = await (await chosen.reset(to=before(charge), rate=None)).result(
+            timeout=30
+        )
+        assert (last.failed, len(last.failures)) == ({"invalid_reset": 3}, 1)
+
+
+async def test_runs_are_deleted_but_for_what_is_needed_and_then_those(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "PAGE", 5)
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        opened = []
+        for number in range(21):
+            if number % 7 == 3:
+                opened.append(await engine.start(waits(), id=f"o{number}"))
+            else:
+                await engine.execute(order(number), id=f"o{number}")
+        chosen = engine.batch(where=Run.id.starts_with("o"))
+
+        done = await (await chosen.delete(rate=None)).result(timeout=30)
+
+        assert (done.total, done.done, done.skipped) == (21, 18, {"open": 3})
+        left = [run.workflow_id for run in await engine.list()]
+        assert sorted(left) == ["o10", "o17", "o3"]
+        for run in opened:
+            await run.terminate()
+        rest = await (await chosen.delete(rate=None)).result(timeout=30)
+        assert (rest.total, rest.done, rest.skipped) == (3, 3, {})
+        assert await engine.list() == []
 
 
 async def test_runs_are_paused_and_resumed(database: str) -> None:

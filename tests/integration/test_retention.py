@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from durable import (
     RetentionRule,
     Run,
     Signal,
+    StoreError,
     SyncEngine,
     workflow,
 )
@@ -281,6 +284,87 @@ async def test_rule_that_means_nothing_is_refused(
                 if "are not deleted now" in caplog.text:
                     break
                 await asyncio.sleep(0.01)
+
+
+async def test_sweeps_that_fail_leave_nothing_and_the_next_one_does_it_all(
+    tmp_path: Path,
+) -> None:
+    """Users met one more table for each failure, until the disk was full."""
+    path = tmp_path / "runs.db"
+    rules = [RetentionRule(keep=0)]
+    refuse = (
+        "CREATE TRIGGER no BEFORE DELETE ON durable_runs WHEN old.workflow_id = '4'"
+        " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    )
+
+    def ask(statement: str) -> list[Any]:
+        with closing(sqlite3.connect(path)) as database, database:
+            return database.execute(statement).fetchall()
+
+    def everything() -> dict[str, list[Any]]:
+        return {
+            "schema": ask("SELECT name FROM sqlite_schema"),
+            "runs": ask("SELECT * FROM durable_runs"),
+            "history": ask("SELECT * FROM durable_history"),
+        }
+
+    url = f"sqlite:///{path}"
+    async with Engine(url, definitions=DEFINITIONS, retention=rules) as engine:
+        for number in range(6):
+            await engine.execute(ping(number), id=f"{number}")
+        await asyncio.to_thread(ask, refuse)
+        before = await asyncio.to_thread(everything)
+        assert len(before["history"]) == 12
+        for _ in range(20):
+            with pytest.raises(StoreError, match="DeleteRuns cannot be stored"):
+                await engine.delete_expired()
+        assert await asyncio.to_thread(everything) == before
+
+        await asyncio.to_thread(ask, "DROP TRIGGER no")
+        assert await engine.delete_expired() == Swept(6)
+
+
+async def test_lag_is_told_while_runs_go_or_cannot_and_is_none_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Users met a backlog of millions that nothing had told of."""
+    monkeypatch.setattr(retention, "STEP", 2)
+    clock = SettableClock()
+    store = connect("memory://", clock=clock)
+    rules = [
+        RetentionRule(keep=None, where=amount == 0),
+        RetentionRule(keep="2d"),
+    ]
+    async with Engine(store, definitions=DEFINITIONS, retention=rules) as engine:
+        for number in range(6):
+            await engine.execute(
+                ping(number), id=f"{number}", attributes={amount: number}
+            )
+            clock.advance(DAY)
+        clock.advance(DAY)  # the first stays; the second should be gone for four days
+
+        lags: list[float] = []
+        perform, worker = store.perform, engine._worker
+        assert worker is not None
+        assert engine._sweeper is not None
+
+        async def look(operation: Any) -> Any:
+            if not isinstance(operation, DeleteRuns):
+                return await perform(operation)
+            lags.append(worker._state().retention_lag / 1_000_000 / DAY)
+            if len(lags) == 3:
+                raise StoreError("no")
+            return await perform(operation)
+
+        monkeypatch.setattr(store, "perform", look)
+        sweep_once = engine._sweeper._run
+        await sweep_once()
+        assert lags == [4, 3, 1]
+        clock.advance(DAY)
+        assert worker._state().retention_lag == 2 * DAY * 1_000_000
+        await sweep_once()
+        assert worker._state().retention_lag == 0
+        assert await ids(engine) == ["0"]
 
 
 def test_retention_works_without_an_event_loop(tmp_path: Path) -> None:

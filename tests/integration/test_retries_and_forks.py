@@ -10,8 +10,12 @@ import durable
 from durable import (
     ApplicationError,
     Handle,
+    RetryPolicy,
     SyncEngine,
     WorkflowFailedError,
+    activity,
+    activity_client,
+    activity_info,
     workflow,
 )
 from durable.client.resets.controls import before
@@ -29,6 +33,8 @@ from tests.integration.redoing import (
     redo_three,
     word,
 )
+
+FORKED: list[str] = []
 
 
 @pytest.fixture(autouse=True)
@@ -224,6 +230,47 @@ async def test_a_fork_has_another_input_or_version(database: str) -> None:
         assert await pinned.result() == "ab"
         assert pinned.workflow_id == pinned.run_id == again.run_id
         assert (await pinned.describe()).version == "1.0.0"
+
+
+@activity(retry=RetryPolicy(initial_interval="1s"))
+async def fork_from_here(workflow_id: str) -> str:
+    base = await activity_client().get(workflow_id)
+    key = activity_info().idempotency_key
+    fork = await base.fork(id=f"fork of {workflow_id}", request_id=key)
+    FORKED.append(fork.run_id)
+    if activity_info().attempt == 1:
+        raise ConnectionError("before anybody knew of it")
+    return fork.run_id
+
+
+@workflow
+async def forking(workflow_id: str) -> str:
+    return await fork_from_here(workflow_id)
+
+
+async def test_a_fork_that_a_workflow_asks_for_twice_is_one_and_stays_as_it_was(
+    database: str,
+) -> None:
+    """Users met two of them, which had lost what their run had been told."""
+    FORKED.clear()
+    async with opened(database) as env:
+        base = await env.start(redo_listening(), id="w")
+        await base.signal(word("1"))
+        await base.signal(word("2"))
+        await wait_until(lambda: RAN == ["a", "b"])
+        asking = await env.start(forking("w"), id="asking")
+        await wait_until(lambda: len(FORKED) == 1)
+        await base.signal(word("3"))
+        assert await base.result() == ["1", "2", "3"]
+
+        run_id = await asking.result()
+
+        assert FORKED[0] == FORKED[1] == run_id
+        fork = await env.get("fork of w")
+        await fork.signal(word("other"))
+        assert await fork.result() == ["1", "2", "other"]
+        assert RAN == ["a", "b"]
+        assert len(await env.list()) == 3
 
 
 async def test_what_a_fork_cannot_be_is_refused(database: str) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 
 from durable import (
+    ApplicationError,
     Engine,
     Handle,
     IdConflictPolicy,
     QueueNotFoundError,
+    Run,
     Signal,
     SyncEngine,
     WorkflowAlreadyStartedError,
     WorkflowCancelledError,
+    WorkflowFailedError,
     WorkflowTimedOutError,
     continue_as_new,
     query,
@@ -32,12 +35,14 @@ from durable.store.queues import RunTurn
 from durable.worker.lookout import Lookout
 
 BEGAN: list[object] = []
+BROKEN: set[str] = set()
 go_on = Signal("turns.go", int)
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     BEGAN.clear()
+    BROKEN.clear()
 
 
 @pytest.fixture
@@ -47,6 +52,14 @@ def database(tmp_path: Path) -> str:
 
 @workflow(name="turns.held")
 async def held(n: object) -> int:
+    BEGAN.append(n)
+    return await go_on.receive()
+
+
+@workflow(name="turns.flaky")
+async def flaky(n: int) -> int:
+    if "turns.flaky" in BROKEN:
+        raise ApplicationError("it is")
     BEGAN.append(n)
     return await go_on.receive()
 
@@ -188,6 +201,69 @@ async def test_slot_is_taken_over_by_the_next_run_and_lent_to_children(
         await until(partial(engine.list, workflow_id="child"))
         await (await engine.get("child")).signal(go_on(5))
         assert await family.result(timeout=20) == 5
+
+
+async def test_runs_that_are_retried_or_forked_wait_for_their_turn(
+    database: str,
+) -> None:
+    async with Engine(database) as engine:
+        BROKEN.add("turns.flaky")
+        for n in range(4):
+            with pytest.raises(WorkflowFailedError):
+                await engine.execute(flaky(n), id=f"w{n}")
+        BROKEN.clear()
+        BEGAN.clear()
+        await engine.queues.runs.configure("default", concurrency=2)
+
+        failed = engine.batch(where=Run.status == "failed")
+        done = await (await failed.retry(rate=None)).result(timeout=20)
+        assert done.done == 4
+        await until(lambda: len(BEGAN) == 2)
+        fork = await (await engine.get("w0")).fork(id="fork", to="first_task")
+        await fork.signal(go_on(7))  # nor does mail let it begin
+        await until(lambda: is_held(engine, running=2, waiting=3))
+        assert len(BEGAN) == 2
+
+        # An open run that is reset has the slot of the one that it takes the place of.
+        first = await engine.get(f"w{BEGAN[0]}")
+        await first.reset(to="first_task")
+        await until(lambda: len(BEGAN) == 3)
+        assert await is_held(engine, running=2, waiting=3)
+
+        runs = [await engine.get(f"w{n}") for n in range(4)]
+        for n, one in enumerate(runs):
+            await one.signal(go_on(n))
+        assert [await one.result(timeout=20) for one in runs] == [0, 1, 2, 3]
+        assert await fork.result(timeout=20) == 7
+
+
+@pytest.mark.usefixtures("forgotten")
+async def test_run_that_nobody_serves_is_found_and_its_end_frees_its_slot(
+    database: str,
+) -> None:
+    """Users met a slot that a run of code that was gone held for ever, unseen."""
+
+    @workflow(name="turns.old", version="1.0.0")
+    async def old() -> None:
+        BEGAN.append("old")
+        await go_on.receive()
+
+    async with Engine(database, definitions=[old]) as engine:
+        await engine.queues.runs.configure("default", concurrency=1)
+        await engine.start(old(), id="old")
+        await until(lambda: BEGAN == ["old"])
+    async with Engine(database, definitions=[held]) as engine:
+        await engine.start(held(1), id="new")
+        await until(lambda: is_held(engine, running=1, waiting=1))
+        stranded = await engine.list(where=Run.version == "1.0.0", status="running")
+        assert [one.workflow_id for one in stranded] == ["old"]
+        await (await engine.get("old")).terminate("its code is gone")
+        await until(lambda: BEGAN == ["old", 1])
+
+
+async def is_held(engine: Engine, *, running: int, waiting: int) -> bool:
+    found = await engine.queues.runs.get("default")
+    return (found.running, found.waiting) == (running, waiting)
 
 
 async def test_another_process_hears_of_a_slot(database: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durable import Engine, Signal, activity, info, patched, workflow
+from durable.api.definitions import WORKFLOWS
 from durable.api.registry import REGISTRY
 from durable.errors import (
     DefinitionError,
@@ -152,6 +153,85 @@ async def test_own_code_is_asked_before_compatible_code(url: str) -> None:
         run = await engine.get("2.0")
         await run.signal(go(1))
         assert await run.result() == "plain 2"
+
+
+SHOP = """
+@workflow(name="versions.kept")
+async def kept(number: int) -> str:
+    found = [await price(number), await price(number + 1)]
+    await go.receive()
+    return f"{found}"
+
+
+@workflow(name="versions.beside")
+async def beside() -> str:
+    return "BESIDE"
+"""
+REFORMATTED = SHOP.replace("    found", "\n    # Both.\n    found").replace(
+    "await price(number), await price(number + 1)",
+    "(\n        await price(number)\n    ), await price(1 + number),",
+)
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    ("edited", "says"),
+    [(REFORMATTED, "BESIDE"), (SHOP.replace("BESIDE", "changed"), "changed")],
+    ids=["reformatted", "another workflow edited"],
+)
+async def test_what_does_not_change_a_run_strands_none(
+    url: str, edited: str, says: str
+) -> None:
+    """Users met runs that any edit of any workflow had stranded."""
+
+    def deploy(source: str) -> list[Any]:
+        for name in ("versions.kept", "versions.beside"):
+            WORKFLOWS.pop(name, None)
+        space: dict[str, Any] = dict(globals())
+        exec(source, space)  # noqa: S102 - as two deploys of one module
+        return [space["kept"], space["beside"], price]
+
+    async with Engine(url, definitions=deploy(SHOP)) as engine:
+        run = await engine.start("versions.kept", 1, id="k")
+
+        async def waits() -> bool:
+            kinds = [type(e.attributes).__name__ for e in await run.history()]
+            return kinds.count("ActivityTaskCompleted") == 2
+
+        await until(waits)
+    async with Engine(url, definitions=deploy(edited)) as engine:
+        run = await engine.get("k")
+        await run.signal(go(1))
+        assert await run.result(timeout=20) == "[10, 20]"
+        assert await engine.execute("versions.beside") == says
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forgotten")
+async def test_hundreds_of_versions_are_in_nobodys_way() -> None:
+    """Users met a bound of versions, from which on each deploy was refused."""
+
+    @workflow(name="versions.many", version="1.0.300", compatible_with=">=1,<2")
+    async def many() -> str:
+        return f"{info().version}"
+
+    old: list[Any] = []
+    for number in range(300):
+
+        @many.version(f"1.0.{number}")
+        async def one() -> str:
+            return "old"
+
+        old.append(one)
+    url = "memory://versions-many"
+    async with Engine(url, definitions=old, worker=False) as client:
+        for code in old:
+            await client.start(code(), id=str(code.own_version))
+    async with Engine(url, definitions=[many]) as engine:
+        assert await engine.execute(many(), id="new") == "1.0.300"
+        for number in (0, 150, 299):
+            run = await engine.get(f"1.0.{number}")
+            assert await run.result(timeout=20) == f"1.0.{number}"
 
 
 # --- definitions ----------------------------------------------------------------------

@@ -8,14 +8,15 @@ missing, on the day of the release; it never changes one that is there.
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import durable
-from durable import NondeterminismError
+from durable import Interceptor, NondeterminismError
 from durable.core.history.events import EVENT_TYPES, RESERVED_EVENT_TYPES, HistoryEvent
 from durable.testing.histories import comparable, dump_history, load_history
-from durable.testing.replaying import replay_at_every_prefix
+from durable.testing.replaying import replay, replay_at_every_prefix
 from tests.replay import message_workflows, workflows
 from tests.replay.recordings import RECORDINGS
 
@@ -49,6 +50,46 @@ HISTORIES = sorted(FOLDER.glob("*.json"))
 def test_golden_history_replays_at_every_prefix(path: Path) -> None:
     replayed = replay_at_every_prefix(path, [workflows, message_workflows])
     assert replayed.terminal is not None
+
+
+class Traced(Interceptor):
+    """Has a span around whatever workflow code does."""
+
+    async def execute_workflow(self, input: Any, next: Any) -> Any:
+        with durable.span("execute_workflow"):
+            return await next(input)
+
+    async def handle_signal(self, input: Any, next: Any) -> None:
+        with durable.span("handle_signal"):
+            await next(input)
+
+    async def handle_update(self, input: Any, next: Any) -> Any:
+        with durable.span("handle_update"):
+            return await next(input)
+
+    async def start_activity(self, input: Any, next: Any) -> Any:
+        with durable.span("start_activity"):
+            return await next(input)
+
+    def start_child_workflow(self, input: Any, next: Any) -> Any:
+        with durable.span("start_child_workflow"):
+            return next(input)
+
+    async def signal_external_workflow(self, input: Any, next: Any) -> None:
+        with durable.span("signal_external_workflow"):
+            await next(input)
+
+    def continue_as_new(self, input: Any, next: Any) -> Any:
+        with durable.span("continue_as_new"):
+            return next(input)
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_golden_history_replays_with_tracing_that_was_not_there(path: Path) -> None:
+    """Users met histories that no longer replayed once others traced their code."""
+    code = [workflows, message_workflows]
+    plain = replay(path, code)
+    assert replay(path, code, interceptors=[Traced(), Traced()]) == plain
 
 
 @pytest.mark.parametrize("name", RECORDINGS)

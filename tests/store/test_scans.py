@@ -21,7 +21,9 @@ import msgspec
 import psycopg
 import pytest
 
+from durable import limits
 from durable.clock import SystemClock
+from durable.search.run_fields import Run
 from durable.store.activity_tasks import (
     ActivityTaskRecord,
     ClaimActivityTasks,
@@ -31,6 +33,7 @@ from durable.store.database import Session
 from durable.store.lease import RegisterWorker
 from durable.store.looks import Looks, pause_after
 from durable.store.queries import (
+    CountRuns,
     FindDueRuns,
     FindDueVersions,
     FindMailedRuns,
@@ -47,7 +50,7 @@ from durable.store.records import (
     WorkerRecord,
     at_once,
 )
-from durable.store.sql import statements
+from durable.store.sql import searching, statements
 from durable.store.sql.reads import Question, answer
 from durable.store.sql.tables import ACTIVITY_TASKS, ATTEMPTS, RUNS
 from durable.store.sqlite.sqlite import SqliteDatabase
@@ -208,6 +211,46 @@ def test_what_has_ended_is_not_walked(
         fill(executor.open(), f"{number}-", count)
         worker = make_worker(f"w{number}")
         walked.append(measure(lambda ex, w=worker, n=number: look(ex, w, f"due{n}")))
+    executor.close()
+
+    few, many = walked
+    assert 0 < many < few * 1.2 + 50, walked
+
+
+COUNTS = [
+    CountRuns(NAMESPACE),
+    CountRuns(NAMESPACE, Run.status == "failed"),
+    CountRuns(NAMESPACE, Run.type.starts_with("ord")),
+    CountRuns(NAMESPACE, Run.version < "9"),
+    CountRuns(NAMESPACE, None, ("ExecutionStatus", True)),
+    CountRuns(NAMESPACE, None, ("WorkflowType", True)),
+]
+
+
+@pytest.mark.parametrize("kind", ["on_sqlite", "on_postgresql", "on_mariadb"])
+def test_count_walks_no_more_runs_than_its_bound_however_many_there_are(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users met counts of millions that took minutes, and all of the database."""
+    bound = 30
+    monkeypatch.setattr(limits, "COUNT_MAX", bound)
+    monkeypatch.setattr(searching, "_BUDGETS", (5, bound))
+    executor, measure = request.getfixturevalue(kind)
+    walked: list[int] = []
+
+    def count(executor: GroupExecutor) -> None:
+        session = executor.open()
+        worker = make_worker("w")
+        questions = [Question(query, worker) for query in COUNTS]
+        for found in answer(session, questions):
+            assert not isinstance(found, BaseException), found
+            assert not found.is_complete
+            assert found.total <= bound * len(found.groups or "1")
+        session.rollback()
+
+    for number, size in enumerate((10 * bound, MANY), start=1):
+        fill(executor.open(), f"{number}-", size)
+        walked.append(measure(count))
     executor.close()
 
     few, many = walked

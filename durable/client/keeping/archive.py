@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import importlib
 import os
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -37,9 +39,14 @@ from durable.store.records import (
 )
 from durable.store.store import Store
 
+_locks: Any = None
+with contextlib.suppress(ImportError):  # Windows has none
+    _locks = importlib.import_module("fcntl")
+
 VERSION: Final = 1
 PAGE: Final = 100
 """Runs that are read at once."""
+_PARTIAL: Final = ".durable-partial"
 _CLOSED: Final = ~Run.closed.is_null()
 
 
@@ -89,7 +96,7 @@ class Imported(msgspec.Struct, frozen=True):
     """What an import did.
 
     Attributes:
-        runs: so many were created.
+        runs: so many were created; in a dry run, would be.
         skipped: so many were there already.
     """
 
@@ -176,11 +183,10 @@ def _writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
             f"{str(path)!r} exists already; an export replaces nothing.",
             hint="Give another name.",
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove_left(path.parent)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
     try:
-        # What runs were given may be nobody else's business.
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as raw:
+        with os.fdopen(_open_locked(partial), "wb") as raw:
             if path.suffix == ".gz":
                 with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
                     yield packed
@@ -194,6 +200,34 @@ def _writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _open_locked(partial: Path) -> int:
+    """Create a file, and hold its lock for as long as it is open."""
+    while True:
+        # What runs were given may be nobody else's business.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if _locks is None:
+            return descriptor
+        with contextlib.suppress(OSError):  # a file system without locks
+            _locks.flock(descriptor, _locks.LOCK_EX)
+        if partial.exists():
+            return descriptor
+        os.close(descriptor)  # before it was locked, somebody took it for left
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what killed exports have left, whatever they were to write.
+
+    Nobody holds its lock; and where there are no locks, an open file cannot be removed.
+    """
+    for left in folder.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if _locks is None:
+                file.close()
+            else:
+                _locks.flock(file, _locks.LOCK_EX | _locks.LOCK_NB)
+            left.unlink()
 
 
 def closed_runs(where: Condition | str | None, workflow_id: str | None) -> Listing:

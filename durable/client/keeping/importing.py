@@ -52,16 +52,20 @@ class _Read(NamedTuple):
 
 
 async def import_runs(
-    store: Store, namespace: str, path: Path, *, skips_existing: bool
+    store: Store, namespace: str, path: Path, *, skips_existing: bool, is_dry: bool
 ) -> Imported:
     """Create the runs of a file, once all of it was read and nothing is in its way.
+
+    In a dry run all is checked, and nothing is created.
 
     Raises:
         ArchiveError: it cannot be read, or is of another namespace.
         RunExistsError: a run is there, and is not to be skipped.
         AttributeTypeError: an attribute of the namespace has another type.
     """
-    known = await _check(store, namespace, path, skips_existing=skips_existing)
+    found, known = await _check(store, namespace, path, skips_existing=skips_existing)
+    if is_dry:
+        return Imported(found - len(known), len(known))
     created, skipped = 0, len(known)
     try:
         async for page in _pages(path, namespace):
@@ -82,14 +86,15 @@ async def import_runs(
 
 async def _check(
     store: Store, namespace: str, path: Path, *, skips_existing: bool
-) -> set[str]:
-    """Return the ids of the runs that are there already.
+) -> tuple[int, set[str]]:
+    """Return how many runs a file has, and the ids of those that are there already.
 
     Raises: as `import_runs`; nothing was written then.
     """
-    known: set[str] = set()
+    found, known = 0, set[str]()
     once = _Once(path)
     async for page in _pages(path, namespace):
+        found += len(page)
         for number, run in page:
             once.check(number, run.record)
         asked = [msgspec.structs.replace(run, is_dry=True) for _, run in page]
@@ -101,7 +106,7 @@ async def _check(
                 raise _because(error, f"{error.message} Nothing was imported.")
             elif error is not None:
                 raise error
-    return known
+    return found, known
 
 
 async def _perform_all(

@@ -149,18 +149,18 @@ class Terms(NamedTuple):
         ends = [term.kept_for for term in self.terms if term.kept_for is not None]
         return min(ends, default=None)
 
-    def is_over(self, record: RunRecord, now: int) -> bool:
-        """Tell whether a closed run has been kept for as long as it should be."""
+    def over_at(self, record: RunRecord) -> int | None:
+        """Return when a closed run has been kept for long enough; None if never."""
         if record.closed_at is None:
-            return False
+            return None
         read = None
         for where, kept_for in self.terms:
             if where is not None:
                 read = read or reader_of(record)
                 if not matches(where, read):
                     continue
-            return kept_for is not None and record.closed_at + kept_for <= now
-        return False
+            return None if kept_for is None else record.closed_at + kept_for
+        return None
 
 
 async def read_terms(
@@ -191,6 +191,7 @@ async def sweep(
     *,
     is_dry: bool = False,
     is_busy: Callable[[], bool] = lambda: False,
+    say_since: Callable[[int | None], None] = lambda _: None,
 ) -> Swept:
     """Delete closed runs whose time is over.
 
@@ -200,6 +201,8 @@ async def sweep(
         rules: those of an engine; the days of the namespace come after them.
         is_dry: delete nothing.
         is_busy: whether others have work: then it is `BESIDE_OTHERS`, or else `ALONE`.
+        say_since: told since when the time of the runs that are next has been over, and
+            None at the end.
 
     Raises:
         QuerySyntaxError, AttributeTypeError: a rule means nothing.
@@ -208,10 +211,12 @@ async def sweep(
     terms = await read_terms(store, namespace, rules)
     deleted, kept = 0, Counter[str]()
     steps = Steps()
-    async for over in _expired(store, namespace, terms):
+    async for since, over in _expired(store, namespace, terms):
         if is_dry:
             deleted += len(over)
             continue
+        if over:
+            say_since(since)
         while over:
             pace = BESIDE_OTHERS if is_busy() else ALONE
             began = _now()
@@ -221,13 +226,14 @@ async def sweep(
             kept.update(need.value for need in gone.kept.values())
             over = gone.left
             await asyncio.sleep(steps.took(_now() - began, pace))
+    say_since(None)
     return Swept(deleted, dict(sorted(kept.items())))
 
 
 async def _expired(
     store: Store, namespace: str, terms: Terms
-) -> AsyncIterator[Sequence[str]]:
-    """Yield the runs whose time is over, a page after the other."""
+) -> AsyncIterator[tuple[int, Sequence[str]]]:
+    """Yield the runs whose time is over, a page after the other, and since when."""
     shortest = terms.shortest
     if shortest is None:
         return
@@ -236,7 +242,11 @@ async def _expired(
     while True:
         query = SearchRuns(namespace, None, _OLDEST_FIRST, after, STEP)
         page = await store.read(query)
-        yield [run.run_id for run in page if terms.is_over(run, now)]
+        ends = {run.run_id: terms.over_at(run) for run in page}
+        over = {
+            run_id: at for run_id, at in ends.items() if at is not None and at <= now
+        }
+        yield min(over.values(), default=now), [*over]
         last = page[-1] if page else None
         if last is None or len(page) < STEP or last.closed_at is None:
             return

@@ -40,6 +40,18 @@ class Sweeper:
         self._is_busy = is_busy
         self._timer: asyncio.TimerHandle | None = None
         self._sweep: asyncio.Task[None] | None = None
+        self._since: int | None = None
+
+    def lag(self) -> int:
+        """For how many microseconds the oldest run that is to go should be gone.
+
+        It grows while a sweep is under way, or has failed. Any thread may ask.
+        """
+        since = self._since
+        return 0 if since is None else max(0, self._store.now() - since)
+
+    def _say_since(self, since: int | None) -> None:
+        self._since = since
 
     def start(self) -> None:
         """Sweep before long, and then once an hour or so."""
@@ -66,7 +78,13 @@ class Sweeper:
     async def _run(self) -> None:
         where = self._namespace
         try:
-            swept = await sweep(self._store, where, self._rules, is_busy=self._is_busy)
+            swept = await sweep(
+                self._store,
+                where,
+                self._rules,
+                is_busy=self._is_busy,
+                say_since=self._say_since,
+            )
         except DurableError as error:
             _log.warning(
                 "Closed runs of namespace %r are not deleted now: %s", where, error

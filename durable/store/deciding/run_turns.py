@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from durable.core.history.events import WorkflowExecutionReset
 from durable.core.history.ids import OWN_TYPES
 from durable.store.queues import RunTurn, TurnState
 from durable.store.records import TASK_PRIORITY, due_since
@@ -18,6 +19,8 @@ from durable.store.records import TASK_PRIORITY, due_since
 if TYPE_CHECKING:
     from durable.store.records import WorkerRecord
 
+RESET: Final = WorkflowExecutionReset.__name__
+"""The last event of a run that is to go on from what another has done."""
 _ADMITTED: Final = TurnState.ADMITTED
 _WAITING: Final = TurnState.WAITING
 
@@ -27,7 +30,8 @@ class Beginning(NamedTuple):
 
     Attributes:
         first_data: JSON of its first event.
-        has_begun: a task of it was committed.
+        has_begun: a task of it was committed; of what it has kept of another run, as
+            one that was reset, retried or forked, that is none of its own.
         parent_queue: the task queue of its parent; None without one.
         turn_state: of its chain's row; likewise `turn_run_id` and `turn_queue`.
     """

@@ -9,7 +9,7 @@ import msgspec
 
 from durable.core.history.events import UNPROCESSED
 from durable.store.deciding.queue_turns import Head, begin_turn, take_by_turns
-from durable.store.deciding.run_turns import Beginning
+from durable.store.deciding.run_turns import RESET, Beginning
 from durable.store.memory.memory_tasks import MemoryTasks
 from durable.store.queries import NextRunTurnAt
 from durable.store.queues import HeldCount, RunTurn, TurnCount, TurnState
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 replace = msgspec.structs.replace
 _ADMITTED = TurnState.ADMITTED
 _WAITING = TurnState.WAITING
+
+
+def _has_begun(rows: dict[int, HistoryRow]) -> bool:
+    has_task = any(row[2] > UNPROCESSED for row in rows.values())
+    return has_task and rows[max(rows)][3] != RESET
 
 
 class MemoryTurns(MemoryTasks):
@@ -58,7 +63,7 @@ class MemoryTurns(MemoryTasks):
                 Beginning(
                     *(run_id, run.first_run_id, run.workflow_id, run.workflow_type),
                     *(run.started_at, run.wake_at or 0),
-                    any(row[2] > UNPROCESSED for row in rows.values()),
+                    _has_begun(rows),
                     rows[1][5] if 1 in rows else None,
                     None if parent is None else parent.task_queue,
                     *(

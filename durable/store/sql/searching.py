@@ -37,7 +37,6 @@ from durable.store.sql.tables import (
     PARTIAL,
     RUNS,
     USUAL_QUEUE,
-    duration,
     is_later_in_chain,
     is_long,
     is_unusual_queue,
@@ -160,9 +159,9 @@ def _ways_of_runs(
         clauses = (listed_namespace == namespace, *_closed(part))
         yield _Way(RUNS, clauses, "durable_runs_closed_at", False, (part,), 5)
     if part.field == "ExecutionDuration" and _asks_for_long(part):
-        value = conditions.compared(duration, part)
-        clauses = (listed_namespace == namespace, is_long, value)
-        yield _Way(RUNS, clauses, "durable_runs_duration", False, (part,), 5)
+        # Whoever took long, in the order of starting; each is looked at.
+        clauses = (listed_namespace == namespace, is_long)
+        yield _Way(RUNS, clauses, "durable_runs_duration", True, (), 5)
     if part.field == "RootRunId" and is_equal:
         yield _way_to_family(namespace, part)
     known = _SYSTEM.get(part.field)

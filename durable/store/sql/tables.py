@@ -212,7 +212,7 @@ def _index_some(name: str, where: sa.ColumnElement[bool], *columns: Any) -> str:
     index = sa.Index(
         f"durable_runs_{name}", *columns, sqlite_where=where, postgresql_where=where
     )
-    index.ddl_if(dialect=("sqlite", "postgresql"))
+    index.ddl_if(callable_=lambda *_, dialect, **__: dialect.name not in COLLATIONS)
     return str(index.name)
 
 
@@ -231,7 +231,7 @@ PARTIAL: Final = frozenset(
         ),
         _index_some("root", RUNS.c.root_run_id.is_not(None), RUNS.c.root_run_id),
         _index_some("first", is_later_in_chain, RUNS.c.first_run_id),
-        _index_some("duration", is_long, listed_namespace, duration),
+        _index_some("duration", is_long, listed_namespace, RUNS.c.started_at),
     ]
 )
 """Indexes that MariaDB does not have."""

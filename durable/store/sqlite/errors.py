@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 BUSY: Final = 5
 READONLY: Final = 8
 FULL: Final = 13
-CONSTRAINT: Final = 19
+# Of a primary key, a unique index, and a row id.
+_TAKEN: Final = frozenset({1555, 2067, 2579})
 
 
 def code_of(error: BaseException) -> int:
     """Return the primary result code of a driver's error, or 0."""
     code: int = getattr(origin_of(error), "sqlite_errorcode", 0)
     return code & 0xFF
+
+
+def is_taken(error: BaseException) -> bool:
+    """Tell whether a row is there already; other constraints are somebody else's."""
+    return getattr(origin_of(error), "sqlite_errorcode", 0) in _TAKEN
 
 
 def origin_of(error: BaseException) -> BaseException:

@@ -347,7 +347,7 @@ class SqliteDatabase:
 
     def is_conflict(self, error: BaseException) -> bool:
         """See `Database`."""
-        return sqlite_errors.code_of(error) == sqlite_errors.CONSTRAINT
+        return sqlite_errors.is_taken(error)
 
     def judge(self, error: BaseException) -> Blame:
         """See `Database`. Who holds the write lock is in nobody's way."""

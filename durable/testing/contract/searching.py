@@ -286,6 +286,37 @@ class SearchContract:
             found = await read_pages(store, CUSTOMER == "ann", order, limit=7)
             assert found == sorted(names, reverse=order.is_descending)
 
+    @pytest.mark.parametrize(
+        "order", [Order(), Order("CloseTime", is_descending=False)]
+    )
+    async def test_pages_repeat_and_skip_none_wherever_the_clock_is_set_meanwhile(
+        self, store: Opened, order: Order
+    ) -> None:
+        """What comes between two pages is older or newer than what they end with."""
+        await store.together(*(make_ended(f"m{n}", 10 * n) for n in range(8)))
+        found: list[str] = []
+        after = None
+        while page := await store.read(
+            SearchRuns(NAMESPACE, None, order, after, limit=3)
+        ):
+            found += [run.run_id for run in page]
+            after = (order.instant_of(page[-1]) or 0, page[-1].run_id)
+            # Of another clock: ids and rows are newer than their instants, or older.
+            there = len(found)
+            instants = (-there, after[0] - START, 10 * there, 1_000 + there)
+            await store.together(
+                *(
+                    make_ended(f"{name}{there}", instant)
+                    for name, instant in zip("azbc", instants, strict=True)
+                    if there < 20
+                )
+            )
+
+        assert len(found) == len(set(found))
+        assert {f"m{n}" for n in range(8)} <= set(found)
+        listed = await read_pages(store, None, order)
+        assert [run_id for run_id in listed if run_id in found] == found
+
     async def test_attributes_that_a_commit_changes_are_found_at_once(
         self, store: Opened
     ) -> None:
@@ -443,6 +474,14 @@ def make_start_of(record: RunRecord) -> Any:
     """Build the start of a run that has this row."""
     names = (name for name in record.__struct_fields__ if name != "run_id")
     return make_start(record.run_id, **{name: getattr(record, name) for name in names})
+
+
+def make_ended(run_id: str, instant: int) -> Any:
+    """Build the start of a run that began and closed so long after `START`."""
+    at = START + instant
+    return make_start(
+        run_id, started_at=at, status=RunStatus.COMPLETED, closed_at=at + 1
+    )
 
 
 async def read_pages(

@@ -1,5 +1,6 @@
 """The text that Prometheus scrapes: what it says, and that any scraper can read it."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -10,7 +11,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import durable
-from durable import Engine, activity, workflow
+from durable import Engine, activity, limits, workflow
+from durable.store.memory.memory import MemoryStore
+from durable.store.queries import ReadBacklog
 from durable.telemetry import OpenTelemetryObserver, PrometheusReader
 from durable.telemetry.prometheus import metric_name
 from durable.telling.prometheus_text import Family, Sample, render
@@ -129,6 +132,39 @@ async def test_more_runs_make_no_more_series(url: str) -> None:
             return sum(map(len, parse(reader.text()).values()))
 
     assert await count(1) == await count(1) == await count(20)
+    provider.shutdown()
+
+
+async def test_database_is_asked_no_oftener_by_ten_that_scrape(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users met scrapes that each read the whole database, and starved all else."""
+    asked: list[ReadBacklog] = []
+    read = MemoryStore.read
+
+    async def count(store: MemoryStore, query: Any) -> Any:
+        if isinstance(query, ReadBacklog):
+            asked.append(query)
+        return await read(store, query)
+
+    monkeypatch.setattr(MemoryStore, "read", count)
+    monkeypatch.setattr(limits, "BACKLOG_SECONDS", 3_600.0)
+    monkeypatch.setattr(limits, "BACKLOG_SECONDS_MAX", 3_600.0)
+    reader = PrometheusReader()
+    provider = MeterProvider([reader])
+    observer = OpenTelemetryObserver(meter_provider=provider)
+    async with Engine(url, worker=False) as client:
+        await client.start("nobody's", task_queue="nobody's")
+    async with Engine(url, observer=observer):
+        async with asyncio.timeout(20):
+            while "durable_backlog_runs" not in reader.text():  # noqa: ASYNC110 - by a clock
+                await asyncio.sleep(0.01)
+        texts = await asyncio.gather(
+            *(asyncio.to_thread(reader.text) for _ in range(10))
+        )
+        await asyncio.sleep(0)
+        assert len(asked) == 1
+    assert all("durable_backlog_runs" in text for text in texts)
     provider.shutdown()
 
 

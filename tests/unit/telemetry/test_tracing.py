@@ -1,10 +1,19 @@
 """Spans: which there are, below which, and what they say."""
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
@@ -24,6 +33,7 @@ from durable import (
     sleep,
     workflow,
 )
+from durable.telemetry import OpenTelemetryObserver, PrometheusReader
 
 SOON = RetryPolicy(max_attempts=3, initial_interval=0.001)
 
@@ -415,3 +425,29 @@ async def test_payload_values_are_nowhere(recording: Any, url: str) -> None:
         assert not span.status.description
     for metric in recording.metrics():
         assert secret not in metric.to_json()
+
+
+class Away(SpanExporter):
+    """One whose collector cannot be reached."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        raise ConnectionError("the collector is away")
+
+
+async def test_collector_that_is_away_is_told_and_metrics_are_scraped_meanwhile(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Users met a collector that was not reached for months, and nothing said so."""
+    tracer_provider, reader = TracerProvider(), PrometheusReader()
+    tracer_provider.add_span_processor(SimpleSpanProcessor(Away()))
+    meter_provider = MeterProvider([reader])
+    observer = OpenTelemetryObserver(tracer_provider, meter_provider)
+    with caplog.at_level(logging.ERROR):
+        async with Engine(url, observer=observer) as engine:
+            await engine.execute(one("x"))
+            text = reader.text()
+
+    assert "the collector is away" in caplog.text
+    assert "durable_workflow_completed_total{" in text
+    tracer_provider.shutdown()
+    meter_provider.shutdown()

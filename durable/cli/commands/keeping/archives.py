@@ -64,9 +64,12 @@ def export(
 @click.command("import")
 @_file
 @click.option("--skip-existing", is_flag=True, help="Leave out runs that are there.")
+@click.option("--dry-run", is_flag=True, help="Only see whether it can be imported.")
 @standard_options
 @pass_session
-def import_(session: Session, /, *, path: Path, skip_existing: bool) -> None:
+def import_(
+    session: Session, /, *, path: Path, skip_existing: bool, dry_run: bool
+) -> None:
     """Bring back the closed runs that `durable export` wrote to FILE, to be read.
 
     The file is read to its end first; if a run of it is there already, or anything is
@@ -75,10 +78,13 @@ def import_(session: Session, /, *, path: Path, skip_existing: bool) -> None:
 
     async def read() -> Imported:
         async with open_client(session) as (engine, _):
-            return await engine.import_runs(path, skip_existing=skip_existing)
+            return await engine.import_runs(
+                path, skip_existing=skip_existing, dry_run=dry_run
+            )
 
     done = asyncio.run(read())
-    text = f"{path}: {_runs(done.runs)} imported"
+    verb = "would be imported" if dry_run else "imported"
+    text = f"{path}: {_runs(done.runs)} {verb}"
     if done.skipped:
         text += f", {done.skipped:,} were there"
     data = {"file": str(path), "runs": done.runs, "skipped": done.skipped}

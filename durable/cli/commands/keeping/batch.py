@@ -334,5 +334,7 @@ def _tell(session: Session, found: BatchDescription) -> None:
     state = "" if found.status == RunStatus.COMPLETED else f" {found.status.value}"
     action = f" {found.action}" if found.action else ""
     write_line(f"batch {escape(found.id)}:{action}{state}: {', '.join(words)}")
-    if found.failed:
-        note("see `durable list` with the same filter for the runs that failed")
+    for workflow_id, run_id, code in found.failures:
+        write_line(f"  {escape(workflow_id)} (run {escape(run_id)}): {code}")
+    if len(found.failures) < sum(found.failed.values()):
+        note("see `durable list` with the same filter for the others that failed")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from durable.core.history.events import UNPROCESSED
 from durable.store.deciding.queue_turns import Head, begin_turn, take_by_turns
-from durable.store.deciding.run_turns import Beginning
+from durable.store.deciding.run_turns import RESET, Beginning
 from durable.store.queues import HeldCount, RunTurn, TurnCount, TurnState
 from durable.store.records import NEVER, OF_RUNS, MessageKind
 from durable.store.sql import statements
@@ -59,12 +59,24 @@ _HAS_OPEN: Final = sa.exists().where(
 
 _parent: Final = RUNS.alias("parent")
 _events: Final = HISTORY.alias("events")
+_last: Final = HISTORY.alias("last")
+_last_type: Final = (
+    sa.select(_last.c.type)
+    .where(_last.c.run_id == RUNS.c.run_id)
+    .order_by(_last.c.event_id.desc())
+    .limit(1)
+    .correlate(RUNS)
+    .scalar_subquery()
+)
 _FIND_BEGINNINGS: Final = (
     sa.select(
         *(RUNS.c.run_id, RUNS.c.first_run_id, RUNS.c.workflow_id),
         *(RUNS.c.workflow_type, RUNS.c.started_at, RUNS.c.wake_at),
-        sa.exists().where(
-            _events.c.run_id == RUNS.c.run_id, _events.c.task_number > UNPROCESSED
+        sa.and_(
+            sa.exists().where(
+                _events.c.run_id == RUNS.c.run_id, _events.c.task_number > UNPROCESSED
+            ),
+            _last_type != RESET,
         ),
         *(HISTORY.c.data, _parent.c.task_queue, _T.state, _T.run_id, _T.task_queue),
     )

@@ -263,7 +263,7 @@ FIND_KEYS_OF_KIND: Final = _find_keys()
 """The keys from one on that wait of a type and priority, each with its first instant
 and weight."""
 FIND_KEYS_FROM: Final = _find_keys(*_FROM_PLACE)
-"""Likewise, and only tasks from a place on: SQLite would walk those by age, and sort."""
+"""Likewise, but only tasks from a place on: SQLite would walk them by age and sort."""
 NEXT_KEY: Final = _by_index(
     sa.select(_T.fairness_key, _T.due_at, _T.fairness_weight)
     .where(*_OF_QUEUE, *_OF_KIND, *_FROM_PLACE)

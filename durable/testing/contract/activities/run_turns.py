@@ -164,6 +164,31 @@ class RunTurnContract:
         assert await claim(store) == ["c"]
         assert await waiting(store) == {"admitted": 2, "waiting": 1}
 
+    async def test_run_that_goes_on_from_another_waits_for_its_turn(
+        self, harness: Harness
+    ) -> None:
+        """Users met thousands that had failed and all went on at once when retried."""
+        store = await harness.open("w")
+        await configure(store, concurrency=1)
+        await add(store, "a")
+        assert await claim(store) == ["a"]
+        for run_id in ("b", "c"):
+            event = (3, UNPROCESSED, "WorkflowExecutionReset", START, "{}", 3)
+            rows = [*make_rows(run_id, 1, 2), (run_id, *event)]
+            await store.perform(make_start(run_id, rows=rows, wake_at=START))
+        assert await claim(store) == []
+        assert await waiting(store) == {"admitted": 1, "waiting": 2}
+        await store.perform(make_message("b", kind=MessageKind.SIGNAL.value))
+        assert await claim(store) == []
+        await close(store, "a")
+        assert await claim(store) == ["b"]
+        rest = make_commit(
+            "b", 4, 4, epoch=1, update_run=True, is_active=False, wake_at=START
+        )
+        await store.perform(rest)
+        assert await claim(store) == ["b"]
+        assert await waiting(store) == {"admitted": 1, "waiting": 1}
+
     async def test_slot_is_its_chains(self, harness: Harness) -> None:
         store = await harness.open("w")
         await configure(store, concurrency=1)

@@ -132,10 +132,12 @@ def test_export_and_import_say_how_many(folder: Path) -> None:
     (moved,) = lines_of(
         invoke("export", "b.json", "--id", "done", "--delete", "--json")
     )
+    dry = invoke("import", "b.json", "--dry-run")
     back = invoke("import", "b.json")
     missing = invoke("import", "nothing.json")
 
     assert wrote.stdout == "runs.json: 2 runs exported\n"
+    assert dry.stdout == "b.json: 1 run would be imported\n"
     assert (again.exit_code, refused.exit_code, missing.exit_code) == (1, 4, 1)
     assert "code: archive" in missing.stderr
     assert skipped.stdout == "runs.json: 0 runs imported, 2 were there\n"
