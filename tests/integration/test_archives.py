@@ -284,7 +284,7 @@ async def test_what_comes_between_is_told_of_and_the_rest_follows(
     fourth = runs_of(exported)[3]["request_id"]
     check = importing._check
 
-    async def check_and_be_late(*given: Any, **how: Any) -> set[str]:
+    async def check_and_be_late(*given: Any, **how: Any) -> tuple[int, set[str]]:
         known = await check(*given, **how)
         await engine.execute(order("other"), id="other", request_id=fourth)
         return known
@@ -304,7 +304,7 @@ async def test_run_that_comes_between_is_skipped_if_that_is_wanted(
 ) -> None:
     check = importing._check
 
-    async def check_and_be_late(*given: Any, **how: Any) -> set[str]:
+    async def check_and_be_late(*given: Any, **how: Any) -> tuple[int, set[str]]:
         known = await check(*given, **how)
         monkeypatch.setattr(importing, "_check", check)
         await engine.import_runs(exported)

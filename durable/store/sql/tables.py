@@ -208,11 +208,15 @@ is_long: Final = duration >= sa.literal_column(str(LONG_MICROSECONDS))
 is_later_in_chain: Final = RUNS.c.first_run_id != RUNS.c.run_id
 
 
+def _has_partial(*_: Any, dialect: Any, **__: Any) -> bool:
+    return dialect.name not in COLLATIONS
+
+
 def _index_some(name: str, where: sa.ColumnElement[bool], *columns: Any) -> str:
     index = sa.Index(
         f"durable_runs_{name}", *columns, sqlite_where=where, postgresql_where=where
     )
-    index.ddl_if(callable_=lambda *_, dialect, **__: dialect.name not in COLLATIONS)
+    index.ddl_if(callable_=_has_partial)
     return str(index.name)
 
 

@@ -182,7 +182,7 @@ class _Draw:
             (Run.version.in_(["1", "9"]), lambda r, _: r.version == "1"),
             (Run.queue == "gpu", lambda r, _: r.task_queue == "gpu"),
             (Run.queue == "default", lambda r, _: r.task_queue == "default"),
-            (Run.queue.in_(["gpu", "default"]), lambda *_: True),
+            (Run.queue.in_(["gpu", "default"]), lambda r, _: True),
             (Run.queue.starts_with("g"), lambda r, _: r.task_queue == "gpu"),
             (Run.parent_run_id == "00", lambda r, _: r.parent_run_id == "00"),
             (Run.parent_id == "wf-00", lambda r, _: r.parent_workflow_id == "wf-00"),

@@ -36,19 +36,23 @@ def _from(name: str) -> sa.ColumnElement[bool]:
     return sa.tuple_(*_PLACE) >= sa.tuple_(*place)
 
 
-def _first(name: str, label: str, *where: Any) -> sa.Select[Any]:
+def _text(text: str) -> sa.ColumnElement[Any]:
+    return sa.literal_column(f"'{text}'", sa.String)
+
+
+def _first(name: str, label: str, *where: Any) -> sa.Select[Any, Any, Any]:
     if name == "at_once":
         where = (*where, RUNS.c.wake_at < sa.literal_column("0"))
     return (
-        sa.select(sa.literal_column(f"'{label}'"), *_PLACE)
+        sa.select(_text(label), *_PLACE)
         .where(*statements.AT_REST_IN_QUEUE, _from(name), *where)
         .order_by(*_PLACE)
         .limit(sa.literal(1))
     )
 
 
-def _count(label: str, count: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    return sa.select(sa.literal_column(f"'{label}'"), count, sa.literal_column("''"))
+def _count(label: str, count: sa.ColumnElement[Any]) -> sa.Select[Any, Any, Any]:
+    return sa.select(_text(label), count, _text(""))
 
 
 # The parts of a union are carried out one after the other.

@@ -160,7 +160,7 @@ them, how many entries the session has walked by then."""
 
 
 # For databases that walk the index for a condition which is no constant.
-def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any, Any, Any]:
+def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any, Any, Any, Any, Any]:
     found = sa.select(_T.priority, _T.due_at, _T.activity_type, *_KEY)
     first = found.where(*_OF_QUEUE, *where).order_by(*order).limit(sa.literal(1))
     return _by_index(first, _of_index("due"))
