@@ -40,8 +40,11 @@ def undoing(function: Callable[..., Any]) -> Activity[..., Any]:
 def undone(
     function: Callable[..., Any], compensate: Activity[..., Any]
 ) -> Activity[..., Any]:
-    decorate: Any = activity(name="compensation.do", compensate=compensate)
-    done: Activity[..., Any] = decorate(function)
+    # A compensation of any type would have type checkers compare for minutes.
+    decorate: Any = activity
+    done: Activity[..., Any] = decorate(name="compensation.do", compensate=compensate)(
+        function
+    )
     return done
 
 
