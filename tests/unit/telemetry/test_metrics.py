@@ -47,6 +47,7 @@ UNITS = {
     "durable.backlog.age": "s",
     "durable.stuck.runs": "{run}",
     "durable.schedule.lag": "s",
+    "durable.retention.lag": "s",
 }
 
 
