@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import filterfalse
 from typing import Final, TypeVar
@@ -254,36 +254,41 @@ class Worker:
         runner = self._runner
         was_open = runner.is_open
         grace = self._options.grace_seconds
-        now = asyncio.get_running_loop().time
-        ends_at = now() + grace
-        is_silent = False
+        ends_at = asyncio.get_running_loop().time() + grace
         try:
             if was_open:
                 with contextlib.suppress(StoreError):
                     self._begin_draining()
                 await runner.pool.drain(grace)
-                async with asyncio.timeout_at(max(now(), ends_at) + LAST_WORD_SECONDS):
-                    await self._finish_commits()
-        except TimeoutError:
-            is_silent = True
-            _log.error(
-                "The database has not answered while the worker closed: what it has"
-                " not recorded is left to others, who take over when its lease ends."
-            )
+                was_open = await self._is_done_by(ends_at, self._finish_commits())
         finally:  # Cancelled, it waits for nothing more.
             self.abandon()
             self._lookout.stop()
             self._reachability.stop()
             await runner.background.end()
             try:
-                if was_open and not is_silent:
-                    await self._store.release_worker()
+                if was_open:
+                    await self._is_done_by(ends_at, self._store.release_worker())
             except StoreError as error:
                 _log.error("The lease could not be given up (%s).", error)
             finally:
                 observing.worker_stopped(self._watch)
                 runner.forget_all()
                 self._executor.forget_all()
+
+    async def _is_done_by(self, ends_at: float, work: Awaitable[None]) -> bool:
+        """Wait for the database a last time; False if it does not answer by then."""
+        soonest = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(max(soonest, ends_at) + LAST_WORD_SECONDS):
+                await work
+        except TimeoutError:
+            _log.error(
+                "The database has not answered while the worker closed: what it has"
+                " not recorded is left to others, who take over when its lease ends."
+            )
+            return False
+        return True
 
     def _begin_draining(self) -> None:
         """Take nothing more, and leave to others at once what nothing runs of here."""

@@ -33,6 +33,7 @@ from durable.store.sql import conditions, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import (
     ATTRIBUTES,
+    COLLATIONS,
     LONG_MICROSECONDS,
     PARTIAL,
     RUNS,
@@ -87,7 +88,7 @@ class _Way(NamedTuple):
 def _ways(
     session: Session, namespace: str, parts: Sequence[Condition], order: Order
 ) -> list[_Way]:
-    is_partial = session.connection.dialect.name in ("sqlite", "postgresql")
+    has_partial = session.connection.dialect.name not in COLLATIONS
     by_start = order.field == "StartTime"
     times = [
         part
@@ -98,7 +99,7 @@ def _ways(
         way
         for part in parts
         for way in _ways_of(namespace, part, times if by_start else [])
-        if is_partial or way.by not in PARTIAL
+        if has_partial or way.by not in PARTIAL
     ]
     found.sort(key=lambda way: way.rank)
     if not by_start:
