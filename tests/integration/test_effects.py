@@ -39,8 +39,6 @@ from tests.unit.cli.invoking import invoke
 TWICE = RetryPolicy(max_attempts=2, initial_interval="1s", max_interval="1s")
 CALLED: list[str] = []
 VERDICTS: list[Any] = []
-# Options of any type would have type checkers compare all that it may return, for long.
-DECORATE: Any = activity
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +71,7 @@ def verify_plainly(n: int) -> object:
 
 def define(name: str, **options: Any) -> Activity[[int], str]:
     options = {"start_to_close_timeout": 1, "retry": TWICE, **options}
-    made: Activity[[int], str] = DECORATE(name=f"effects.{name}", **options)(hang)
+    made: Activity[[int], str] = activity(name=f"effects.{name}", **options)(hang)
     return made
 
 
@@ -458,5 +456,5 @@ def test_what_means_nothing_is_refused(
     options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        DECORATE(name="effects.no", **options)(hang)
+        activity(name="effects.no", **options)(hang)
     ACTIVITIES.pop("effects.no", None)

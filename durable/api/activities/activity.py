@@ -20,7 +20,6 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
-    Protocol,
     Self,
     TypeGuard,
     TypeVar,
@@ -355,16 +354,22 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     return merged
 
 
-class ActivityDecorator(Protocol):
-    """What `@activity(...)` with options returns."""
+class ActivityDecorator:
+    """What `@activity(...)` with options returns, to type checkers.
+
+    Not a `Protocol`, and neither is the next one: where options are of type Any, mypy
+    compares the two, and by their members that takes minutes.
+    """
 
     @overload
     def __call__(self, function: AsyncFunction[P, R], /) -> Activity[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError
 
 
-class CompensatedDecorator(Protocol[P, R_co]):
+class CompensatedDecorator(Generic[P, R_co]):
     """What `@activity(compensate=...)` returns, for a compensation of (R, *P).
 
     It takes functions of P that give R. If P is empty, the compensation wants the
@@ -392,6 +397,8 @@ class CompensatedDecorator(Protocol[P, R_co]):
     def __call__(
         self: CompensatedDecorator[[], R], function: Callable[Q, R], /
     ) -> Activity[Q, R]: ...
+    def __call__(self, function: Any, /) -> Any:
+        raise NotImplementedError
 
 
 @overload

@@ -40,11 +40,8 @@ def undoing(function: Callable[..., Any]) -> Activity[..., Any]:
 def undone(
     function: Callable[..., Any], compensate: Activity[..., Any]
 ) -> Activity[..., Any]:
-    # A compensation of any type would have type checkers compare for minutes.
-    decorate: Any = activity
-    done: Activity[..., Any] = decorate(name="compensation.do", compensate=compensate)(
-        function
-    )
+    decorate: Any = activity(name="compensation.do", compensate=compensate)
+    done: Activity[..., Any] = decorate(function)
     return done
 
 
