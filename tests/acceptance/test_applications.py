@@ -456,6 +456,7 @@ def test_program_of_a_page_is_killed_and_goes_on(page: str, tmp_path: Path) -> N
         server.close()
     log = server.log.read_text()
     assert "Traceback" not in log
-    # What the provider was told: one key for each order, however often.
-    told = set(re.findall(r"^charge 500 ([0-9a-f-]+/\d+)", log, re.MULTILINE))
+    # What the provider was told: one key for each order, however often. Two threads may
+    # print on one line: what ends it is a write of its own.
+    told = set(re.findall(r"charge 500 ([0-9a-f-]+/\d+)", log))
     assert len(told) == (0 if "django" in page else KILLS)

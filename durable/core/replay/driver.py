@@ -338,6 +338,8 @@ class RunDriver:
             return await context.code.call(input)
         except SystemExit as error:
             raise exit_error(error) from error
+        except GeneratorExit:  # collected; as Python ends, even globals may be gone
+            raise
         except BaseException as error:
             if find_continuation(error) is not None:
                 context.is_continuing = True
