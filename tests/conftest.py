@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from tests.machine_tables import checked, violations
 from tests.sizes import IS_ALL, NAMES, share
@@ -33,6 +33,9 @@ settings.register_profile(
 # A fresh clone has no database of earlier failures, and leaves none behind.
 settings.register_profile("ci", settings.get_profile("default"), database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# What ends a test that hangs is meant for one case; a property is a hundred of them.
+PROPERTY_SECONDS_MAX = 180
 
 # A job in the background ignores Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -129,6 +132,10 @@ def pytest_collection_modifyitems(
     items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):  # the long ones first, so that none comes alone
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        found = getattr(item, "obj", None)
+        if is_hypothesis_test(found) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS_MAX))
 
 
 def pytest_collection_finish() -> None:

@@ -154,7 +154,6 @@ strange_rows = st.lists(
 )
 
 
-@pytest.mark.timeout(120)  # for all examples, each with files of its own
 @settings(
     max_examples=examples(25),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -98,7 +98,6 @@ class Model:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @settings(max_examples=examples(60))
 @given(done=transactions)
 def test_what_was_committed_is_done_once_and_in_order_and_nothing_else(
