@@ -123,6 +123,12 @@ _WRITING_SECONDS: Final = 1.0
 def _store_of(
     database: object, clock: Clock | None, observer: Observer | None
 ) -> Store:
+    for name, given, method in (
+        ("clock", clock, "now"),
+        ("observer", observer, "worker_started"),
+    ):
+        if given is not None and not callable(getattr(given, method, None)):
+            raise InvalidOptionError(f"{name} is {given!r}, which has no {method}().")
     if isinstance(database, os.PathLike):
         path = cast("os.PathLike[str]", database)
         return connect_file(path, clock=clock, observer=observer)

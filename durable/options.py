@@ -139,6 +139,23 @@ def check_id(value: object, name: str) -> str:
     return value
 
 
+def to_label(value: object, name: str) -> str | None:
+    """Return a text for people; what no database keeps of it is spelt out.
+
+    Args:
+        value: the text, such as one that holds the name of a file; None for none.
+        name: what errors call it.
+
+    Raises:
+        InvalidOptionError: it is no text.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidOptionError(f"{name} is {value!r}: give a text.")
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """When and how often a failed activity runs again.
@@ -193,8 +210,7 @@ class RetryPolicy:
         if (
             not isinstance(coefficient, int | float)
             or isinstance(coefficient, bool)
-            or not math.isfinite(coefficient)
-            or coefficient < 1
+            or not 1 <= coefficient < math.inf
         ):
             raise InvalidOptionError(
                 f"RetryPolicy.backoff_coefficient is {coefficient!r}:"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
@@ -54,7 +54,13 @@ class Registry:
         Raises:
             DefinitionError: something is neither a definition nor a module.
         """
-        limited = Registry()
+        limited, given = Registry(), cast("object", definitions)
+        if not isinstance(given, Iterable):
+            raise DefinitionError(
+                f"definitions is {given!r}: give a list of workflows, activities and"
+                " modules.",
+                hint=f"definitions=[{getattr(given, '__name__', '...')}]",
+            )
         for item in definitions:
             members = vars(item).values() if inspect.ismodule(item) else (item,)
             found = [limited._add_member(member) for member in members]

@@ -67,6 +67,7 @@ from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     ApplicationError,
     CorruptHistoryError,
+    InvalidOptionError,
     ResultTimeoutError,
     WorkflowNotFoundError,
 )
@@ -312,7 +313,11 @@ class Handle(RunControls, Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run, or it was deleted meanwhile.
             CorruptHistoryError: a row cannot be read.
+            InvalidOptionError: `after` is no number of an event.
         """
+        number: object = after
+        if not isinstance(number, int) or not 0 <= number < 1 << 31:
+            raise InvalidOptionError(f"after is {number!r}: give an event's number.")
         of = self._client, self.run_id, self.workflow_id
         return follow_events(*of, after, to_end=not self._is_pinned)
 

@@ -16,6 +16,7 @@ from durable.core.history.events import ActivityTaskScheduled
 from durable.core.history.payload import Payload
 from durable.core.messages import ActivityResolution, encode_message
 from durable.errors import InvalidCallError, WorkflowClosedError
+from durable.options import check_id
 from durable.runs.activity_tasks import outside
 from durable.runs.activity_tasks.task_rows import data_of, progress_of
 from durable.store.activity_tasks import (
@@ -179,7 +180,7 @@ async def _find_held(chain: Chain, activity_id: str) -> AttemptRecord:
         and event.event_id in latest
         and latest[event.event_id].state is AttemptState.RETURNED
     }
-    found = held.get(activity_id)
+    found = held.get(check_id(activity_id, "the activity id"))
     if found is None and record.closed_at is not None:
         raise WorkflowClosedError(
             f"Run {record.workflow_id!r} ({record.run_id}) is closed; none of its"

@@ -7,7 +7,7 @@ its condition in any case, so `~(customer == "ann")` holds for runs without a cu
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar, get_origin
 
@@ -254,7 +254,7 @@ class Attribute(Field, Generic[T]):
 
     def __init__(self, name: str, type: type[T], *, text: bool = False) -> None:
         """See the class."""
-        kind = _KINDS.get(type)
+        kind = _KINDS.get(type) if isinstance(type, Hashable) else None
         if get_origin(type) is list and type == list[str]:
             kind = AttributeKind.KEYWORD_LIST
         if text:

@@ -36,6 +36,7 @@ from durable.options import (
     OnConflict,
     check_id,
     check_option_names,
+    to_label,
 )
 from durable.search.conditions import Attribute
 from durable.search.run_fields import Run
@@ -245,7 +246,8 @@ async def list_activities(
 @functools.lru_cache(maxsize=1_024)  # most are started often
 def _how(name: str, activity: Activity[..., Any] | None) -> str:
     given = DEFAULTS if activity is None else activity.given_options
-    return How(settings_of(name, given), given.get("summary")).to_text()
+    summary = to_label(given.get("summary"), f"summary of activity {name!r}")
+    return How(settings_of(name, given), summary).to_text()
 
 
 def _handle(

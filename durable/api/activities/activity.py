@@ -59,6 +59,7 @@ from durable.options import (
     RetryBudget,
     RetryPolicy,
     check_option_names,
+    to_label,
 )
 
 P = ParamSpec("P")
@@ -143,7 +144,7 @@ class Activity(Unchanging, Generic[P, R]):
         self._target = ActivityTarget(
             name,
             settings_of(name, options, kind),
-            options.get("summary"),
+            to_label(options.get("summary"), f"summary of activity {name!r}"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)
             else _any_input,

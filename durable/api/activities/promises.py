@@ -10,6 +10,7 @@ from durable.converter import json
 from durable.core.history.commands import ONE_ATTEMPT, ActivitySettings
 from durable.core.history.payload import Payload, Payloads
 from durable.core.runtime import ActivityTarget, get_runtime
+from durable.options import to_label
 
 T = TypeVar("T")
 PROMISE: Final = "durable.promise"
@@ -70,11 +71,13 @@ def external_promise(kind: Any = Any, *, summary: str | None = None) -> Any:
     Raises:
         NotInWorkflowError: called outside of a workflow.
         DefinitionError: no value can be recorded by that annotation.
+        InvalidOptionError: the summary is no text.
     """
     runtime = get_runtime("durable.external_promise()")
     json.check_annotation(kind)
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
-    target = ActivityTarget(PROMISE, _SETTINGS, summary, _same)
+    label = to_label(summary, "the summary of a promise")
+    target = ActivityTarget(PROMISE, _SETTINGS, label, _same)
     activity_id, wait = runtime.open_promise(target, frame.f_code, frame.f_lasti)
     token = f"{runtime.info().run_id}:{activity_id}"
     promise: ExternalPromise[Any] = ExternalPromise(token, wait, kind)

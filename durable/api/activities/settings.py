@@ -70,9 +70,6 @@ def settings_of(
         )
     if not isinstance(options.get("match_arguments"), bool):
         raise InvalidOptionError(f"match_arguments {where} is no bool.")
-    summary = options.get("summary")
-    if summary is not None and not isinstance(summary, str):
-        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
     task_queue = options.get("task_queue")
     if task_queue is not None:
         check_id(task_queue, f"task_queue {where}")

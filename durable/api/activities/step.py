@@ -31,7 +31,7 @@ from durable.api.signature import CallSignature, annotated, gives_coroutine
 from durable.core.history.payload import Payload, Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
-from durable.options import ActivityOptions
+from durable.options import ActivityOptions, to_label
 
 T = TypeVar("T")
 _NO_KEY: Final = object()
@@ -174,7 +174,8 @@ def step(
     settings, summary = _USUAL, None
     if options:
         merged = _merge(name, options)
-        settings, summary = settings_of(name, merged), merged.get("summary")
+        settings = settings_of(name, merged)
+        summary = to_label(merged.get("summary"), f"summary of step {name!r}")
         settings = msgspec.structs.replace(settings, is_step=True)
     runtime = find_runtime()
     if runtime is None:

@@ -28,6 +28,7 @@ from durable.options import (
     RetryPolicy,
     check_id,
     check_option_names,
+    to_label,
     to_microseconds,
     to_reuse_policy,
 )
@@ -160,9 +161,7 @@ def child_target(
     queue = options.get("task_queue")
     if queue is not None:
         check_id(queue, f"task_queue {where}")
-    summary = options.get("summary")
-    if summary is not None and not isinstance(summary, str):
-        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    summary = to_label(options.get("summary"), f"summary {where}")
     for flag in (
         "inherit_parent_timeout",
         "propagate_failures",
@@ -237,8 +236,14 @@ def encode_memo(memo: dict[str, Any]) -> dict[str, Payload]:
     """Turn a memo into payloads.
 
     Raises:
+        InvalidOptionError: it is no mapping of texts.
         PayloadError: a value is no plain data.
     """
+    given: object = memo
+    if not isinstance(given, Mapping) or not all(
+        isinstance(key, str) and key == to_label(key, "a key") for key in memo
+    ):
+        raise InvalidOptionError(f"memo is {given!r}: give a dict of texts to values.")
     return {
         key: json.encode(value, Any, f"memo {key!r}") for key, value in memo.items()
     }

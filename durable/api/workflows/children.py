@@ -15,7 +15,7 @@ from durable.core.history.commands import (
 )
 from durable.core.runtime import Child, get_runtime
 from durable.errors import InvalidCallError
-from durable.options import check_id
+from durable.options import check_id, to_label
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -58,13 +58,16 @@ class _Receiver:
         """Ask the run to stop. When this returns, the run has the request, durably.
 
         Raises:
+            InvalidOptionError: the reason is no text.
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has ended.
             NotInWorkflowError: called outside of a workflow.
         """
         await self._tell(
             "cancel",
-            RequestCancelExternalWorkflowExecution(*self._whom, reason, self._is_child),
+            RequestCancelExternalWorkflowExecution(
+                *self._whom, to_label(reason, "the reason") or "", self._is_child
+            ),
         )
 
     async def _tell(self, method: str, command: ExternalCommand) -> None:

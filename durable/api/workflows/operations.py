@@ -16,7 +16,7 @@ from durable.api.activities.activity_context import CURRENT
 from durable.clock import to_datetime
 from durable.converter import json
 from durable.core.runtime import WorkflowInfo, find_runtime, get_runtime, source_line
-from durable.options import Duration, to_microseconds
+from durable.options import Duration, to_label, to_microseconds
 
 
 async def sleep(duration: Duration, *, summary: str | None = None) -> None:
@@ -31,11 +31,14 @@ async def sleep(duration: Duration, *, summary: str | None = None) -> None:
     Raises:
         NotInWorkflowError: called outside of a workflow.
         InvalidDurationError: negative, not finite, or no duration.
+        InvalidOptionError: the summary is no text.
     """
     runtime = get_runtime("durable.sleep()")
     microseconds = to_microseconds(duration, "the duration of durable.sleep()")
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
     code, instruction = frame.f_code, frame.f_lasti
+    if summary is not None:
+        summary = to_label(summary, "the summary of durable.sleep()")
     await runtime.sleep(microseconds, summary, lambda: source_line(code, instruction))
 
 

@@ -27,7 +27,12 @@ from durable.core.history.events import (
     WorkflowExecutionUnpaused,
 )
 from durable.core.resetting import Before, Cut, Point, cut_at, cut_before_failure
-from durable.errors import CommitUnknownError, InvalidResetError, ResetConflictError
+from durable.errors import (
+    CommitUnknownError,
+    InvalidCallError,
+    InvalidResetError,
+    ResetConflictError,
+)
 from durable.options import check_id
 from durable.store.queries import LoadRuns
 from durable.store.records import MessageKind, ResetRun, Started, Terminated
@@ -254,6 +259,10 @@ class RunControls:
     async def _fork_wish(
         self, to: Point | None, call: WorkflowCall[Any] | None, version: str | None
     ) -> Wish:
+        if call is not None and not isinstance(call, WorkflowCall):
+            raise InvalidCallError(
+                f"{call!r} is no call of a workflow, such as order(5)."
+            )
         record = await self._chain.record()
         if call is not None and call.definition.name != record.workflow_type:
             raise InvalidResetError(
