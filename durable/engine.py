@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast, overload
 
@@ -76,6 +75,7 @@ from durable.options import (
     check_id,
     check_option_names,
     to_microseconds,
+    to_path,
     to_seconds,
 )
 from durable.schedules.activities import schedule_activities
@@ -1116,7 +1116,7 @@ class Engine:
         client = self._open_client()
         asked = closed_runs(where, workflow_id)
         return await export_runs(
-            client.store, self._namespace, asked, Path(path), deletes=delete
+            client.store, self._namespace, asked, to_path(path, "path"), deletes=delete
         )
 
     async def import_runs(
@@ -1147,7 +1147,7 @@ class Engine:
         return await import_runs(
             client.store,
             self._namespace,
-            Path(path),
+            to_path(path, "path"),
             skips_existing=skip_existing,
             is_dry=dry_run,
         )

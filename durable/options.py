@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from typing_extensions import TypedDict
@@ -154,6 +156,26 @@ def to_label(value: object, name: str) -> str | None:
     if not isinstance(value, str):
         raise InvalidOptionError(f"{name} is {value!r}: give a text.")
     return value.encode("utf-8", "backslashreplace").decode()
+
+
+def to_path(value: object, name: str) -> Path:
+    """Return the path of a file.
+
+    Args:
+        value: what should be one.
+        name: what errors call it.
+
+    Raises:
+        InvalidOptionError: it is no path, or one that no file can have.
+    """
+    try:
+        path = Path(cast("str", value))
+        is_possible = "\0" not in str(path) and bool(os.fsencode(path))
+    except (TypeError, UnicodeEncodeError):
+        is_possible = False
+    if not is_possible:
+        raise InvalidOptionError(f"{name} is {value!r}: give the path of a file.")
+    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,7 +121,15 @@ def schedule_spec(
         return items[0]
     calendars: list[Calendar] = []
     intervals: list[Interval] = []
-    zones: set[str] = set() if timezone is None else {timezone}
+    zones: set[str] = set()
+    if timezone is not None:
+        zone: object = timezone
+        if not isinstance(zone, str):
+            raise InvalidScheduleError(
+                f"timezone is {zone!r}: give an IANA name such as 'Europe/Berlin'.",
+                field="timezone",
+            )
+        zones.add(zone)
     for item in items:
         what: Any = item
         if isinstance(item, str):

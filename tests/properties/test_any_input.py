@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import enum
 import inspect
+import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -30,6 +32,7 @@ from durable.api.workflows.versioning import VERSIONS, WorkflowOptions
 from durable.client.start_options import StartOptions
 from durable.errors import DurableError
 from durable.options import ActivityOptions
+from durable.schedules.schedules import CreateOptions
 from tests.sizes import examples
 
 SECONDS_MAX = 10.0
@@ -171,12 +174,33 @@ class Asked:
 
 
 Ask = Callable[[Asked, Any], object]
+
+
+def start_with(option: str) -> Ask:
+    return lambda of, value: of.engine.start(doubled(1), **{option: value})
+
+
+def start_activity_with(option: str) -> Ask:
+    return lambda of, value: of.engine.start_activity(
+        double.options(**{option: value})(1)
+    )
+
+
+def schedule_with(option: str) -> Ask:
+    return lambda of, value: of.engine.schedules.create(
+        "any", doubled(1), "@daily", **{option: value}
+    )
+
+
 ASKED: dict[str, Ask] = {
+    **{f"start({name})": start_with(name) for name in options_of(StartOptions)},
     **{
-        f"start({name})": lambda of, value, name=name: of.engine.start(
-            doubled(1), **{name: value}
-        )
-        for name in options_of(StartOptions)
+        f"start_activity(.options({name}))": start_activity_with(name)
+        for name in options_of(ActivityOptions)
+    },
+    **{
+        f"schedules.create({name})": schedule_with(name)
+        for name in options_of(CreateOptions)
     },
     "start()": lambda of, value: of.engine.start(value),
     "start(name, ...)": lambda of, value: of.engine.start("any_input.doubled", value),
@@ -191,12 +215,6 @@ ASKED: dict[str, Ask] = {
     "start_activity(id)": lambda of, value: of.engine.start_activity(
         double(1), id=value
     ),
-    **{
-        f"start_activity(.options({name}))": lambda of, value, name=name: (
-            of.engine.start_activity(double.options(**{name: value})(1))
-        )
-        for name in options_of(ActivityOptions)
-    },
     "list_activities()": lambda of, value: of.engine.list_activities(where=value),
     "get_batch()": lambda of, value: of.engine.get_batch(value).describe(),
     "within()": lambda of, value: of.engine.within(value),
@@ -207,13 +225,13 @@ ASKED: dict[str, Ask] = {
     "activities.complete()": lambda of, value: of.engine.activities.complete(value, 1),
     "activities.fail()": lambda of, value: of.engine.activities.fail(value, "no"),
     "schedules.create(id)": lambda of, value: of.engine.schedules.create(
-        value, "@daily", doubled(1)
+        value, doubled(1), "@daily"
     ),
     "schedules.create(spec)": lambda of, value: of.engine.schedules.create(
-        "any", value, doubled(1)
+        "any", doubled(1), value
     ),
     "schedules.create(call)": lambda of, value: of.engine.schedules.create(
-        "any", "@daily", value
+        "any", value, "@daily"
     ),
     "result(timeout)": lambda of, value: of.closed.result(timeout=value),
     "signal()": lambda of, value: of.open.signal(value),
@@ -245,22 +263,35 @@ async def ask(of: Asked, target: str, value: object) -> None:
                 await asked
 
 
-async def ask_all(target: str, given: Iterable[object]) -> None:
+async def ask_all(
+    targets: Iterable[str], given: Iterable[object], url: str = "memory://"
+) -> None:
     definitions = [doubled, waits, double]
-    async with Engine("memory://", definitions=definitions) as engine:
+    async with Engine(url, definitions=definitions) as engine:
         opened = await engine.start(waits(), id="open")
         closed = await engine.start(doubled(1), id="closed")
         await closed.result()
-        for value in given:
+        for target, value in itertools.product(targets, given):
             await ask(Asked(engine, opened, closed), target, value)
 
 
 @pytest.mark.parametrize("target", ASKED)
 async def test_what_is_wrong_is_refused_by_type(target: str) -> None:
-    await ask_all(target, STRANGE)
+    await ask_all([target], STRANGE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite", "postgres_url", "mariadb_url"])
+async def test_so_is_what_a_database_is_asked_to_keep(
+    url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    is_file = url == "sqlite"
+    found = f"sqlite:///{tmp_path}/x.db" if is_file else request.getfixturevalue(url)
+    kept = [value for value in STRANGE if isinstance(value, str | int | float | bytes)]
+    await ask_all(ASKED, kept, found)
 
 
 @settings(max_examples=examples(150))
 @given(st.sampled_from(sorted(ASKED)), st.lists(values, min_size=5, max_size=20))
 def test_so_is_whatever_else(target: str, given: list[object]) -> None:
-    asyncio.run(ask_all(target, given))
+    asyncio.run(ask_all([target], given))
