@@ -579,7 +579,11 @@ READ_NAMESPACES: Final = sa.select(
     NAMESPACES.c.created_at,
     NAMESPACES.c.retention_days,
     NAMESPACES.c.description,
+    NAMESPACES.c.defaults,
 ).order_by(NAMESPACES.c.namespace)
+READ_NAMESPACE: Final = READ_NAMESPACES.where(
+    NAMESPACES.c.namespace == sa.bindparam("namespace")
+)
 LOCK_NAMESPACE: Final = (
     sa.select(NAMESPACES.c.created_at)
     .where(NAMESPACES.c.namespace == sa.bindparam("namespace_"))
@@ -592,5 +596,6 @@ UPDATE_NAMESPACE: Final = (
     .values(
         retention_days=sa.bindparam("retention_days"),
         description=sa.bindparam("description"),
+        defaults=sa.bindparam("defaults"),
     )
 )
