@@ -416,10 +416,7 @@ class Client:
 
     def _beginning(self, wanted: WantedRun) -> WorkflowExecutionStarted:
         """The same, with what the namespace says where nobody else does."""
-        started, definition = self.first_event(wanted), wanted.definition
-        if definition is not None and definition.lives_on:
-            return started
-        return with_defaults(started, self.defaults.known)
+        return with_defaults(self.first_event(wanted), self.defaults.known)
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker

@@ -14,7 +14,7 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
-from durable.core.history.ids import OWN_TYPES
+from durable.core.history.ids import ENTITY_TYPES, OWN_TYPES
 from durable.search.kinds import pack
 from durable.store.records import RUNNING, RunRecord, StartRun, at_once
 
@@ -33,6 +33,7 @@ class RunDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 NO_DEFAULTS: Final = RunDefaults()
+_FREE: Final = (OWN_TYPES, ENTITY_TYPES)
 
 
 class Defaults(Protocol):
@@ -50,10 +51,10 @@ def with_defaults(
 ) -> WorkflowExecutionStarted:
     """The beginning of a run, with what goes where it says nothing.
 
-    The library's own runs are as they are: schedules and batches live for as long as
-    they are needed, and an activity has timeouts of its own.
+    Entities, schedules and batches live for as long as they are needed, and activities
+    have timeouts of their own.
     """
-    if defaults is NO_DEFAULTS or started.workflow_type.startswith(OWN_TYPES):
+    if defaults is NO_DEFAULTS or started.workflow_type.startswith(_FREE):
         return started
     return msgspec.structs.replace(
         started,

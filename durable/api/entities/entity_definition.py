@@ -110,8 +110,6 @@ class EntityWorkflow(Workflow[..., None]):
         methods: its methods, by the names of the class's attributes.
     """
 
-    lives_on = True
-
     def __init__(
         self,
         cls: type[Any],

@@ -245,8 +245,6 @@ class Workflow(Unchanging, Generic[P, R]):
     """A decorated workflow: call it to get a value that an engine starts."""
 
     kind: ClassVar[str] = "workflow"
-    lives_on: ClassVar[bool] = False
-    """Its runs are to end by no timeout that others choose."""
     # Beside which versions it stands: all that were decorated, or those of an engine.
     _beside: Versions = VERSIONS
 
