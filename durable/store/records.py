@@ -824,6 +824,8 @@ class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
     """If one of them stays, all of them do."""
     events_max: int | None = None
     """The first of them, with so many events together; one, however many it has."""
+    is_dry: bool = False
+    """Delete nothing, and say what would be."""
 
 
 class Deleted(msgspec.Struct, frozen=True):
