@@ -128,7 +128,9 @@ async def test_what_has_to_stay_is_in_no_file(database: str, tmp_path: Path) -> 
 
 async def until_closed(engine: Engine, runs: int) -> None:
     """Return once so many runs have closed."""
-    while len(await engine.list(where=~Run.closed.is_null())) != runs:
+    while True:
+        if len(await engine.list(where=~Run.closed.is_null())) == runs:
+            return
         await asyncio.sleep(0.01)
 
 
