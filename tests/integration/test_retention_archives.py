@@ -25,6 +25,8 @@ from durable.client.keeping import archiving, retention, sweeper
 from durable.client.keeping.retention import Swept
 from durable.errors import InvalidOptionError
 from durable.store.queries import LoadRuns, ReadAttempts, ReadHistory
+from durable.store.records import DeleteRuns, RunRecord
+from durable.store.store import Store
 from durable.testing.contract.rows import wait_until
 
 go_on = Signal("go_on", bool)
@@ -154,6 +156,28 @@ async def test_a_run_that_cannot_be_read_stays_and_keeps_no_other(
         assert [*folder.iterdir()] == [file]
 
     assert "A closed run is kept though its time is over." in caplog.text
+
+
+async def test_a_run_that_somebody_else_deletes_meanwhile_is_no_fault(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = RetentionRule(keep=0, archive_to=tmp_path / "runs")
+    async with open_engine(database, rule) as engine:
+        for number in range(3):
+            await engine.execute(ping(number), id=f"p{number}")
+        line_of = archiving.line_of
+
+        async def delete_before(store: Store, run: RunRecord) -> bytes:
+            if run.workflow_id == "p1":
+                await store.perform(DeleteRuns(run_ids=(run.run_id,)))
+            return await line_of(store, run)
+
+        monkeypatch.setattr(archiving, "line_of", delete_before)
+        assert await engine.delete_expired() == Swept(2)
+
+    (file,) = (tmp_path / "runs").iterdir()
+    async with open_engine("memory://") as engine:
+        assert (await engine.import_runs(file)).runs == 2
 
 
 async def test_without_an_archive_nothing_is_deleted(

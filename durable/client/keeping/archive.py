@@ -128,7 +128,9 @@ async def export_runs(
         async for page in _pages(store, query):
             lines = await asyncio.gather(*[line_of(store, run) for run in page])
             await asyncio.to_thread(file.write, b"".join(lines))
-            run_ids += [run.run_id for run in page]
+            run_ids += [
+                run.run_id for run, line in zip(page, lines, strict=True) if line
+            ]
         file.write(end_of(len(run_ids)))
     gone: list[str] = []
     kept = Counter[str]()
@@ -162,11 +164,11 @@ def end_of(runs: int) -> bytes:
 
 
 async def line_of(store: Store, run: RunRecord) -> bytes:
-    """A run as a line of a file.
+    """A run as a line of a file; nothing if somebody has deleted it.
 
     Raises:
         CorruptHistoryError: it cannot be read.
-        ArchiveError: it is too large, or gone.
+        ArchiveError: it is too large.
     """
     if run.damage is not None:
         raise CorruptHistoryError(f"Run {run.run_id!r} is not exported: {run.damage}")
@@ -174,7 +176,7 @@ async def line_of(store: Store, run: RunRecord) -> bytes:
         store.read(ReadHistory(run.run_id)), store.read(ReadAttempts(run.run_id))
     )
     if not rows:
-        raise ArchiveError(f"Run {run.run_id!r} is not exported: it is gone.")
+        return b""
     decode_rows(rows)  # what nobody could read again is no copy
     history = [
         Event(event_id, number, kind, time, flags, msgspec.Raw(data.encode()))

@@ -55,17 +55,19 @@ async def archive(
             if runs:
                 await _write(store, namespace, runs, folder)
             break
-        except _Unreadable as some:
+        except _LeftOut as left_out:
             # They may keep others, so what is to be written is not known yet.
-            kept[UNREADABLE] += len(some.run_ids)
-            runs = [run for run in runs if run.run_id not in some.run_ids]
+            kept[UNREADABLE] += left_out.unreadable
+            runs = [run for run in runs if run.run_id not in left_out.run_ids]
     return [run.run_id for run in runs], kept
 
 
-class _Unreadable(Exception):
-    def __init__(self, run_ids: set[str]) -> None:
+class _LeftOut(Exception):
+    """Some runs are gone, and so many cannot be read."""
+
+    def __init__(self, run_ids: set[str], unreadable: int) -> None:
         super().__init__()
-        self.run_ids = run_ids
+        self.run_ids, self.unreadable = run_ids, unreadable
 
 
 async def _write(
@@ -74,10 +76,10 @@ async def _write(
     """Write all of them to a file.
 
     Raises:
-        _Unreadable: some cannot be; there is no file then.
+        _LeftOut: some are not in it; there is no file then.
         ArchiveError: as `archive`.
     """
-    unreadable: set[str] = set()
+    left_out: dict[str, bytes | None] = {}
     path = await asyncio.to_thread(_new_file, folder, namespace, store.now())
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(writing(path))
@@ -85,13 +87,13 @@ async def _write(
         for at in range(0, len(runs), PAGE):
             some = runs[at : at + PAGE]
             lines = await asyncio.gather(*[_line(store, run) for run in some])
-            unreadable |= {
-                run.run_id for run, line in zip(some, lines, strict=True) if not line
-            }
-            if not unreadable:
-                await asyncio.to_thread(file.write, b"".join(filter(None, lines)))
-        if unreadable:
-            raise _Unreadable(unreadable)
+            whole = [line for line in lines if line]
+            if len(whole) == len(lines):
+                await asyncio.to_thread(file.write, b"".join(whole))
+            pairs = zip(some, lines, strict=True)
+            left_out |= {run.run_id: line for run, line in pairs if not line}
+        if left_out:
+            raise _LeftOut({*left_out}, [*left_out.values()].count(None))
         await asyncio.to_thread(file.write, end_of(len(runs)))
         await asyncio.to_thread(stack.close)
 
@@ -107,7 +109,7 @@ def _new_file(folder: Path, namespace: str, now: int) -> Path:
 
 
 async def _line(store: Store, run: RunRecord) -> bytes | None:
-    """A run as a line; None if it cannot be one."""
+    """A run as a line; nothing if it is gone, None if it cannot be one."""
     try:
         return await line_of(store, run)
     except (ArchiveError, CorruptHistoryError) as error:
