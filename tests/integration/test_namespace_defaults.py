@@ -14,6 +14,7 @@ import pytest
 
 from durable import (
     Engine,
+    Entity,
     ParentClosePolicy,
     Signal,
     SyncEngine,
@@ -94,7 +95,7 @@ class Cart:
 
 
 @entity(name="defaults.counter")
-class Counter:
+class Counter(Entity):
     count: int = 0
 
     @exclusive

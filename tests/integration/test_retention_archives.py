@@ -22,6 +22,7 @@ from durable import (
     workflow,
 )
 from durable.client.keeping import archiving, retention, sweeper
+from durable.client.keeping.archive import line_of
 from durable.client.keeping.retention import Swept
 from durable.errors import InvalidOptionError
 from durable.store.queries import LoadRuns, ReadAttempts, ReadHistory
@@ -165,14 +166,13 @@ async def test_a_run_that_somebody_else_deletes_meanwhile_is_no_fault(
     async with open_engine(database, rule) as engine:
         for number in range(3):
             await engine.execute(ping(number), id=f"p{number}")
-        line_of = archiving.line_of
 
         async def delete_before(store: Store, run: RunRecord) -> bytes:
             if run.workflow_id == "p1":
                 await store.perform(DeleteRuns(run_ids=(run.run_id,)))
             return await line_of(store, run)
 
-        monkeypatch.setattr(archiving, "line_of", delete_before)
+        monkeypatch.setattr("durable.client.keeping.archiving.line_of", delete_before)
         assert await engine.delete_expired() == Swept(2)
 
     (file,) = (tmp_path / "runs").iterdir()

@@ -57,7 +57,7 @@ async def archive(
             break
         except _LeftOut as left_out:
             # They may keep others, so what is to be written is not known yet.
-            kept[UNREADABLE] += left_out.unreadable
+            kept.update([UNREADABLE] * left_out.unreadable)
             runs = [run for run in runs if run.run_id not in left_out.run_ids]
     return [run.run_id for run in runs], kept
 
