@@ -20,6 +20,7 @@ from durable.errors import (
     InvalidOptionError,
     NamespaceExistsError,
     NamespaceNotFoundError,
+    StoreError,
 )
 from durable.options import Duration, check_id, check_option_names
 from durable.store.beginnings import NO_DEFAULTS, RunDefaults
@@ -196,8 +197,8 @@ class Namespaces:
     async def _put(client: Client, record: NamespaceRecord, *, is_new: bool) -> bool:
         is_done = await client.store.perform(PutNamespace(record=record, is_new=is_new))
         client.defaults.forget()
-        # Its worker starts children without asking.
-        with contextlib.suppress(CorruptHistoryError):
+        # Its worker starts children without asking. Whoever starts a run asks again.
+        with contextlib.suppress(StoreError):
             await client.defaults.read()
         return bool(is_done)
 
