@@ -574,13 +574,7 @@ _KINDS: Final = sa.select(ATTRIBUTE_KINDS.c.name, ATTRIBUTE_KINDS.c.kind).where(
 )
 FIND_KINDS: Final = _KINDS.where(ATTRIBUTE_KINDS.c.name.in_(_many("names")))
 READ_KINDS: Final = _KINDS.order_by(ATTRIBUTE_KINDS.c.name)
-READ_NAMESPACES: Final = sa.select(
-    NAMESPACES.c.namespace,
-    NAMESPACES.c.created_at,
-    NAMESPACES.c.retention_days,
-    NAMESPACES.c.description,
-    NAMESPACES.c.defaults,
-).order_by(NAMESPACES.c.namespace)
+READ_NAMESPACES: Final = sa.select(*NAMESPACES.c).order_by(NAMESPACES.c.namespace)
 READ_NAMESPACE: Final = READ_NAMESPACES.where(
     NAMESPACES.c.namespace == sa.bindparam("namespace")
 )
