@@ -125,15 +125,7 @@ class Worker:
             task_queue=task_queue,
             cached_runs=options.cached_runs,
         )
-        self._executor = TaskExecutor(
-            store,
-            self._runner,
-            namespace,
-            wake_by=self._wake_by,
-            observer=lambda: self._watch,
-            lease_lost=self.lease_lost,
-            settled=lambda: self._claimer.look(),
-        )
+        self._executor = self._make_executor()
         self._claimer = TaskClaimer(
             store,
             registry,
@@ -159,6 +151,17 @@ class Worker:
         """What is told of the deletion of closed runs, by whoever sees to that."""
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
+
+    def _make_executor(self) -> TaskExecutor:
+        return TaskExecutor(
+            self._store,
+            self._runner,
+            self._namespace,
+            wake_by=self._wake_by,
+            observer=lambda: self._watch,
+            lease_lost=self.lease_lost,
+            settled=lambda: self._claimer.look(),
+        )
 
     @property
     def worker_id(self) -> str:
