@@ -235,7 +235,10 @@ class DeletionContract:
         assert await store.read(BY_CUSTOMER) == []
 
     async def test_dry_deletion_says_what_would_go(self, store: Opened) -> None:
-        closed = {"status": RunStatus.COMPLETED, "closed_at": START + 1}
+        closed: dict[str, Any] = {
+            "status": RunStatus.COMPLETED,
+            "closed_at": START + 1,
+        }
         await store.together(make_start("open"), make_start("r1", **closed))
 
         found = await delete(store, "open", "r1", "gone", is_dry=True)
