@@ -45,21 +45,22 @@ async def archive(
         ArchiveError: the folder or the file cannot be written.
     """
     kept = Counter[str]()
-    while runs:
-        asked = DeleteRuns(run_ids=tuple(run.run_id for run in runs), is_dry=True)
+    left: list[RunRecord] = [*runs]
+    while left:
+        asked = DeleteRuns(run_ids=tuple(run.run_id for run in left), is_dry=True)
         free: Deleted = await store.perform(asked)
         kept.update(need.value for need in free.kept.values())
         wanted = frozenset(free.run_ids)
-        runs = [run for run in runs if run.run_id in wanted]
+        left = [run for run in left if run.run_id in wanted]
         try:
-            if runs:
-                await _write(store, namespace, runs, folder)
+            if left:
+                await _write(store, namespace, left, folder)
             break
         except _LeftOut as left_out:
             # They may keep others, so what is to be written is not known yet.
             kept.update([UNREADABLE] * left_out.unreadable)
-            runs = [run for run in runs if run.run_id not in left_out.run_ids]
-    return [run.run_id for run in runs], kept
+            left = [run for run in left if run.run_id not in left_out.run_ids]
+    return [run.run_id for run in left], kept
 
 
 class _LeftOut(Exception):
