@@ -373,6 +373,7 @@ class Engine:
             interceptors=self._interceptors,
             home=self._home,
         )
+        client.defaults.forget()
         self._client = client
         self._requests = Requests(client)
         self._gate = None  # the name may stand for another database now
@@ -392,6 +393,7 @@ class Engine:
                 on_closed=client.outcomes.closed,
                 on_stuck=self._stuck,
                 on_update=client.told_update,
+                defaults=client.defaults,
                 parts=EngineParts(
                     {
                         name: BuiltIn(name, perform)

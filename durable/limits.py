@@ -33,6 +33,10 @@ FAILURE_BYTES_MAX: Final = 512 * 1024
 # anything longer is a mistake in units.
 DURATION_SECONDS_MAX: Final = 100 * 366 * 86_400
 
+# For so long a program may start runs with the defaults that a namespace had before
+# another program changed them.
+DEFAULTS_SECONDS: Final = 2.0
+
 # Runs kept live between workflow tasks. Each costs a coroutine and its frames.
 CACHED_RUNS_MAX: Final = 1_000
 # Activities running at once in one worker.

@@ -19,7 +19,6 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
-import msgspec
 from typing_extensions import Unpack
 
 from durable.api.activities.activity import Activity
@@ -35,7 +34,11 @@ from durable.client.descriptions.workers import WorkerDescription
 from durable.client.handle import Handle
 from durable.client.keeping.archive import Exported, Imported
 from durable.client.keeping.retention import Swept
-from durable.client.namespaces import NamespaceDescription, Namespaces
+from durable.client.namespaces import (
+    NamespaceDescription,
+    Namespaces,
+    NamespaceSettings,
+)
 from durable.client.outbox.handles import OutboxHandle
 from durable.client.outbox.outbox import Outbox, OutboxDescription
 from durable.client.outbox.within import Transaction, Within
@@ -105,32 +108,16 @@ class SyncNamespaces:
         self._namespaces = namespaces
 
     def create(
-        self,
-        name: str,
-        *,
-        retention_days: int | None = None,
-        description: str | None = None,
+        self, name: str, **settings: Unpack[NamespaceSettings]
     ) -> NamespaceDescription:
         """Create a namespace; see `Namespaces.create`."""
-        return self._thread.call(
-            self._namespaces.create(
-                name, retention_days=retention_days, description=description
-            )
-        )
+        return self._thread.call(self._namespaces.create(name, **settings))
 
     def update(
-        self,
-        name: str,
-        *,
-        retention_days: int | msgspec.UnsetType | None = msgspec.UNSET,
-        description: str | msgspec.UnsetType | None = msgspec.UNSET,
+        self, name: str, **settings: Unpack[NamespaceSettings]
     ) -> NamespaceDescription:
         """Change settings of a namespace; see `Namespaces.update`."""
-        return self._thread.call(
-            self._namespaces.update(
-                name, retention_days=retention_days, description=description
-            )
-        )
+        return self._thread.call(self._namespaces.update(name, **settings))
 
     def list(self) -> builtins.list[NamespaceDescription]:
         """List the namespaces; see `Namespaces.list`."""

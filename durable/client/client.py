@@ -48,6 +48,7 @@ from durable.client.handle import Handle
 from durable.client.home import Home
 from durable.client.queues.debouncing import refuse_debounce, start_debounced
 from durable.client.start_options import (
+    KnownDefaults,
     StartSettings,
     WantedRun,
     what_to_start,
@@ -78,7 +79,7 @@ from durable.errors import (
 from durable.observer import Observer
 from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
 from durable.search.conditions import Condition
-from durable.store.beginnings import record_of, unowned
+from durable.store.beginnings import record_of, unowned, with_defaults
 from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import (
     RUNNING,
@@ -117,6 +118,7 @@ class Client:
         self.namespace = namespace
         self.task_queue = task_queue
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
+        self.defaults = KnownDefaults(store, namespace)
         self.outcomes = Outcomes()
         self.listener = Listener(store, self.outcomes)
         self.worker: LocalWorker | None = None
@@ -268,11 +270,13 @@ class Client:
             return await self._start(wanted)
 
     async def _start(self, wanted: WantedRun) -> Handle[Any]:
+        if not self.defaults.is_new():
+            await self.defaults.read()
         if wanted.how.debounce is not None or wanted.how.debounce_max is not None:
             return await start_debounced(
-                self._store, wanted, self.first_event, self._start, self._put_off
+                self._store, wanted, self._beginning, self._start, self._put_off
             )
-        started = self.first_event(wanted)
+        started = self._beginning(wanted)
         definition = wanted.definition or self.registry.workflows.get(wanted.name)
         how, now = wanted.how, wanted.now
         workflow_id, run_id = wanted.workflow_id, wanted.run_id
@@ -410,6 +414,10 @@ class Client:
             fairness_weight=how.fairness_weight or UNSET,
         )
 
+    def _beginning(self, wanted: WantedRun) -> WorkflowExecutionStarted:
+        """The same, with what the namespace says where nobody else does."""
+        return with_defaults(self.first_event(wanted), self.defaults.known)
+
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker
         return (
@@ -514,6 +522,7 @@ class Client:
         self, started: WorkflowExecutionStarted, how: StartSettings
     ) -> StartRun:
         """A start now, of a run that some worker will drive."""
+        started = with_defaults(started, self.defaults.known)
         request = self._start_request(record_of(started, self._store.now()), how)
         return self._unowned(started, request, how.first)
 

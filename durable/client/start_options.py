@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, cast
@@ -10,6 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 from typing_extensions import TypedDict
 
+from durable import limits
 from durable.api.activities.settings import turn_settings
 from durable.api.interceptors.chains import checked_headers
 from durable.api.interceptors.interceptor import StartWorkflowInput
@@ -25,7 +28,7 @@ from durable.api.workflows.workflow_definition import workflow_of
 from durable.converter import json
 from durable.core.history.commands import RetrySettings
 from durable.core.history.payload import Payload, Payloads
-from durable.errors import InvalidCallError
+from durable.errors import CorruptHistoryError, InvalidCallError
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -46,6 +49,10 @@ from durable.options import (
 )
 from durable.search.attributes import encode_attributes
 from durable.search.conditions import Attribute
+from durable.store.beginnings import NO_DEFAULTS, RunDefaults
+from durable.store.queries import ReadNamespaces
+from durable.store.records import NamespaceRecord
+from durable.store.store import Store
 
 
 class UpdateStartOptions(TypedDict, total=False):
@@ -75,6 +82,7 @@ class StartOptions(UpdateStartOptions, total=False):
     debounce_max: Duration | None
 
 
+_now: Final = time.monotonic
 _TURN: Final = ("priority", "fairness_key", "fairness_weight")
 _DEBOUNCE: Final = ("debounce", "debounce_max")
 _NAMES: Final = StartOptions.__annotations__.keys()
@@ -162,6 +170,74 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     **{name: (name, partial(to_microseconds, name=name)) for name in _DEBOUNCE},
 }
 """What an option of a start becomes, and how it is read."""
+
+
+_read_defaults: Final = msgspec.json.Decoder(RunDefaults).decode
+
+
+def defaults_of(record: NamespaceRecord) -> RunDefaults:
+    """What a namespace has for the runs that begin in it.
+
+    Raises:
+        CorruptHistoryError: no release up to this one wrote such a row.
+    """
+    if record.defaults is None:
+        return NO_DEFAULTS
+    try:
+        return _read_defaults(record.defaults)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise CorruptHistoryError(
+            f"Namespace {record.namespace!r} has defaults that cannot be read:"
+            f" {error}.",
+            hint="A newer release may have written them, or somebody else: give it"
+            " others with 'durable namespaces update'.",
+        ) from None
+
+
+class KnownDefaults:
+    """What a namespace has for the runs that begin in it, as of a moment ago.
+
+    Whoever starts a run asks first. So many at once share one read, and there is none
+    while what is known is new.
+
+    Attributes:
+        known: as it was read last.
+    """
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self.known = NO_DEFAULTS
+        self._store = store
+        self._namespace = namespace
+        self._read_at: float | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    def is_new(self) -> bool:
+        """Whether there is nothing to read now."""
+        read_at = self._read_at
+        return read_at is not None and _now() < read_at + limits.DEFAULTS_SECONDS
+
+    def forget(self) -> None:
+        """They were changed here: what is read from now on counts."""
+        self._read_at = self._reading = None
+
+    async def read(self) -> None:
+        """Read them, unless they are new.
+
+        Raises:
+            StoreError: the database refused, or they cannot be read.
+        """
+        if self.is_new():
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._read())
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        me, began = asyncio.current_task(), _now()
+        found = await self._store.read(ReadNamespaces(self._namespace))
+        known = defaults_of(found[0]) if found else NO_DEFAULTS
+        if self._reading is me:
+            self.known, self._read_at = known, began
 
 
 class WantedRun(msgspec.Struct):

@@ -25,6 +25,7 @@ from durable.errors import HistoryTakenError
 from durable.observer import Note
 from durable.runs.incoming import Incoming, Item, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
+from durable.store.beginnings import NO_DEFAULTS, RunDefaults
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -63,6 +64,7 @@ class Terms(msgspec.Struct, eq=False):
         room: its free places for activities.
         configured: the queues of which activities are given out by limits.
         runs_limited_as: stands among them if runs of its queue are limited, too.
+        defaults: what goes for children that say nothing else.
     """
 
     worker_id: str
@@ -77,6 +79,7 @@ class Terms(msgspec.Struct, eq=False):
     room: Callable[[], Room] | None = None
     configured: frozenset[str] = frozenset()
     runs_limited_as: str = ""
+    defaults: Callable[[], RunDefaults] = lambda: NO_DEFAULTS
 
     @property
     def limits_runs(self) -> bool:

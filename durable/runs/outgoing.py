@@ -55,7 +55,7 @@ from durable.options import IdReusePolicy
 from durable.runs.live_run import LiveRun
 from durable.search.kinds import pack
 from durable.search.run_fields import with_patches
-from durable.store.beginnings import record_of, unowned
+from durable.store.beginnings import record_of, unowned, with_defaults
 from durable.store.records import (
     MessageKind,
     Properties,
@@ -318,6 +318,7 @@ def child_start(
         last_failure=settings.last_failure,
         attributes=settings.attributes,
     )
+    started = with_defaults(started, run.terms.defaults())
     return started, record_of(started, now, settings.parent_close_policy)
 
 

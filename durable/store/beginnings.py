@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -13,8 +14,54 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
+from durable.core.history.ids import ENTITY_TYPES, OWN_TYPES
 from durable.search.kinds import pack
 from durable.store.records import RUNNING, RunRecord, StartRun, at_once
+
+_Timeout: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+
+
+class RunDefaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What goes for runs that begin in a namespace and say nothing else.
+
+    Durations are in microseconds; None is no default.
+    """
+
+    run_timeout: _Timeout | None = None
+    execution_timeout: _Timeout | None = None
+    priority: Annotated[int, msgspec.Meta(ge=1, le=5)] | None = None
+
+
+NO_DEFAULTS: Final = RunDefaults()
+_FREE: Final = (OWN_TYPES, ENTITY_TYPES)
+
+
+class Defaults(Protocol):
+    """Those of a namespace, as of a moment ago."""
+
+    known: RunDefaults
+
+    async def read(self) -> None:
+        """Read them, unless what is known is new."""
+        ...
+
+
+def with_defaults(
+    started: WorkflowExecutionStarted, defaults: RunDefaults
+) -> WorkflowExecutionStarted:
+    """The beginning of a run, with what goes where it says nothing.
+
+    Entities, schedules and batches live for as long as they are needed, and activities
+    have timeouts of their own.
+    """
+    if defaults is NO_DEFAULTS or started.workflow_type.startswith(_FREE):
+        return started
+    return msgspec.structs.replace(
+        started,
+        run_timeout=started.run_timeout or defaults.run_timeout,
+        execution_timeout=started.execution_timeout or defaults.execution_timeout,
+        priority=started.priority or defaults.priority or msgspec.UNSET,
+    )
 
 
 def record_of(

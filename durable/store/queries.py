@@ -264,7 +264,9 @@ class ReadAttributeKinds(Query[dict[str, str]], frozen=True):
 
 
 class ReadNamespaces(Query[list[NamespaceRecord]], frozen=True):
-    """The namespaces that were created, by name."""
+    """The namespaces that were created, by name; or one of them."""
+
+    namespace: str | None = None
 
 
 # --- what a worker looks for ----------------------------------------------------------

@@ -775,12 +775,14 @@ class NamespaceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         retention_days: how long its closed runs are kept; None for ever.
+        defaults: JSON of the `RunDefaults` of runs that begin in it, if it has some.
     """
 
     namespace: str
     created_at: Instant
     retention_days: Position | None = None
     description: str | None = None
+    defaults: str | None = None
 
 
 class PutNamespace(msgspec.Struct, frozen=True, kw_only=True):
@@ -822,6 +824,8 @@ class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
     """If one of them stays, all of them do."""
     events_max: int | None = None
     """The first of them, with so many events together; one, however many it has."""
+    is_dry: bool = False
+    """Delete nothing, and say what would be."""
 
 
 class Deleted(msgspec.Struct, frozen=True):

@@ -303,7 +303,7 @@ class Transaction:
         if kept and operation.is_whole:
             return Deleted(kept=kept, left=tuple(left))
         gone = [one for one in run_ids if one in ties and one not in kept]
-        if gone:
+        if gone and not operation.is_dry:
             self._tables.delete_runs(gone)
         return Deleted(tuple(gone), kept, tuple(left))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from durable import limits
@@ -60,6 +60,7 @@ class Lookout:
         lease_lost: told that a worker's lease is gone.
         look_for_tasks: others have committed something: there may be activities for
             anyone to take, or to stop.
+        read_defaults: others may have changed those of the namespace.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Lookout:
         runner: Runner,
         lease_lost: Callable[[str], None],
         look_for_tasks: Callable[[], None],
+        read_defaults: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._registry = registry
         self._runner = runner
         self._lease_lost = lease_lost
         self._look_for_tasks = look_for_tasks
+        self._read_defaults = read_defaults
         self._is_open = True
         self._is_seeking = False
         self._seek_again = False
@@ -134,6 +137,7 @@ class Lookout:
                 self._look_for_tasks()
                 began = loop.time()
                 await self._find_versions()
+                await self._read_defaults()
                 closed, mailed, next_at = await asyncio.gather(
                     self._store.read(FindClosedRuns(self._runner.working_runs())),
                     self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),

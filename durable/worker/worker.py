@@ -26,12 +26,13 @@ from durable.core.history.ids import RunIds
 from durable.core.history.payload import PAUSED, Failure
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
-from durable.errors import EngineClosedError, StoreError
+from durable.errors import CorruptHistoryError, EngineClosedError, StoreError
 from durable.observer import Observer, WorkerObserver, WorkerState
 from durable.runs.effects import UpdateNews
 from durable.runs.inputs import Asked, MailFound, Told
 from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
+from durable.store.beginnings import Defaults
 from durable.store.queries import ReadQueues, RunNews
 from durable.store.records import (
     OF_RUNS,
@@ -76,6 +77,7 @@ class Worker:
             that event if this worker has it.
         on_stuck: called with a run id and why once it is parked.
         on_update: called with a run id, an update id and what became of that.
+        defaults: what goes for children that say nothing else.
         parts: what the engine hands to its activities.
     """
 
@@ -91,9 +93,12 @@ class Worker:
         on_closed: Callable[[str, Attributes | None], None],
         on_stuck: Callable[[str, Failure], None],
         on_update: Callable[[str, str, UpdateNews], None],
+        defaults: Defaults,
         parts: EngineParts,
     ) -> None:
         self._store = store
+        self._defaults = defaults
+        self._defaults_fault = ""
         self._on_stuck = on_stuck
         self._on_closed = on_closed
         self._registry = registry
@@ -120,15 +125,7 @@ class Worker:
             task_queue=task_queue,
             cached_runs=options.cached_runs,
         )
-        self._executor = TaskExecutor(
-            store,
-            self._runner,
-            namespace,
-            wake_by=self._wake_by,
-            observer=lambda: self._watch,
-            lease_lost=self.lease_lost,
-            settled=lambda: self._claimer.look(),
-        )
+        self._executor = self._make_executor()
         self._claimer = TaskClaimer(
             store,
             registry,
@@ -138,7 +135,12 @@ class Worker:
             self.lease_lost,
         )
         self._lookout = Lookout(
-            store, registry, self._runner, self.lease_lost, self._claimer.changed
+            store,
+            registry,
+            self._runner,
+            self.lease_lost,
+            self._claimer.changed,
+            self._read_defaults,
         )
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
@@ -149,6 +151,17 @@ class Worker:
         """What is told of the deletion of closed runs, by whoever sees to that."""
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
+
+    def _make_executor(self) -> TaskExecutor:
+        return TaskExecutor(
+            self._store,
+            self._runner,
+            self._namespace,
+            wake_by=self._wake_by,
+            observer=lambda: self._watch,
+            lease_lost=self.lease_lost,
+            settled=lambda: self._claimer.look(),
+        )
 
     @property
     def worker_id(self) -> str:
@@ -191,6 +204,7 @@ class Worker:
         )
         pool.fail_outside = self._executor.fail_outside
         queues = await self._store.read(ReadQueues(self._namespace))
+        await self._read_defaults()
         terms = Terms(
             worker_id=worker_id,
             max_tries=options.max_tries,
@@ -207,6 +221,7 @@ class Worker:
             is_observed=self._watch is not None,
             configured=frozenset(queue.name for queue in queues),
             runs_limited_as=self._task_queue + OF_RUNS,
+            defaults=lambda: self._defaults.known,
         )
         turns = Turns(self._store, self._watchdog, self._watch)
         runner.join(terms, turns, pool)
@@ -224,6 +239,17 @@ class Worker:
             partial(self.lease_lost, worker_id),
             self._report,
         )
+
+    async def _read_defaults(self) -> None:
+        """Know what goes for children. A row that is broken keeps no run waiting."""
+        fault = ""
+        try:
+            await self._defaults.read()
+        except CorruptHistoryError as error:
+            fault = error.message
+            if fault != self._defaults_fault:
+                _log.warning("Children begin without defaults by now. %s", error)
+        self._defaults_fault = fault
 
     def _report(self) -> str:
         """What its row tells of it, written when the lease is; any thread may ask."""

@@ -1,5 +1,8 @@
 """Kills a sweep of closed runs at every SQL statement, and sweeps again.
 
+With "archived" the runs go into an archive before, and the kills come when its files
+are opened, synced and named, too: each run is in the database or in a whole file.
+
 A program of its own, run by `test_crash_sweep.py`; see `crash_sweep.py`, whose tools it
 uses. Whatever the moment of the kill: each run is there whole or gone, the checker
 finds nothing, and the next sweep leaves what one that nobody kills leaves.
@@ -8,12 +11,15 @@ finds nothing, and the next sweep leaves what one that nobody kills leaves.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import os
 import shutil
 import signal
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -88,14 +94,39 @@ async def fill(url: str) -> None:
                 await asyncio.sleep(0.01)
 
 
-def run_engine(database: Path, answer: Path, at: int) -> None:
+def watch_files(point: Point) -> None:
+    """Make it two moments, too, when a file is opened, synced or named."""
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def at_moments(*args: Any, **options: Any) -> Any:
+            point.passed()
+            result = call(*args, **options)
+            point.passed()
+            return result
+
+        return at_moments
+
+    for name in ("open", "fsync", "rename"):
+        setattr(os, name, watched(getattr(os, name)))
+
+
+def archive_of(database: Path) -> Path:
+    """The folder that its runs are archived in."""
+    return database.with_suffix(".archive")
+
+
+def run_engine(database: Path, answer: Path, at: int, *, archives: bool) -> None:
     """Sweep, and write what is left and the number of moments."""
     vars(retention)["STEP"] = 3  # many steps, of few runs
     point = Point(at)
     watch_statements(point)
+    folder = None
+    if archives:
+        watch_files(point)
+        folder = archive_of(database)
 
     async def main() -> list[str]:
-        rules = [RetentionRule(keep=0)]
+        rules = [RetentionRule(keep=0, archive_to=folder)]
         url = f"sqlite:///{database}"
         async with Engine(url, worker=False, retention=rules) as engine:
             await engine.delete_expired()
@@ -125,17 +156,74 @@ def check_whole(at: int, database: Path) -> None:
         raise SystemExit(f"point {at}: the checker found something")
 
 
-def try_point(folder: Path, template: Path, at: int) -> tuple[bool, int]:
+History = list[tuple[Any, ...]]
+
+
+def read_closed(database: Path) -> dict[str, History]:
+    """The histories of the closed runs of a database."""
+    found: dict[str, History] = {}
+    with closing(sqlite3.connect(database)) as connection:
+        for run_id, *event in connection.execute(
+            "SELECT run_id, event_id, type, data FROM durable_history WHERE run_id IN"
+            " (SELECT run_id FROM durable_runs WHERE status != 'running')"
+            " ORDER BY run_id, event_id"
+        ):
+            found.setdefault(run_id, []).append(tuple(event))
+    return found
+
+
+def read_archive(folder: Path) -> list[tuple[str, History]]:
+    """The runs of all files that are there; each file is whole."""
+    found: list[tuple[str, History]] = []
+    for path in folder.glob("*.jsonl.gz"):
+        _, *runs, end = gzip.decompress(path.read_bytes()).split(b"\n")[:-1]
+        if json.loads(end) != {"end": len(runs)}:
+            raise SystemExit(f"{path} is not whole")
+        for run in map(json.loads, runs):
+            events = [
+                (one["event_id"], one["type"], dump(one["data"]))
+                for one in run["history"]
+            ]
+            found.append((run["run"]["run_id"], events))
+    return found
+
+
+def dump(data: Any) -> str:
+    """JSON as the database has it."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def check_archive(at: int, template: Path, database: Path) -> None:
+    """No run is in neither, and none in the archive that is not as it was."""
+    before, left = read_closed(template), read_closed(database)
+    archived = read_archive(archive_of(database))
+    lost = before.keys() - left.keys() - {run_id for run_id, _ in archived}
+    wrong = [run_id for run_id, events in archived if before[run_id] != events]
+    if lost or wrong:
+        raise SystemExit(f"point {at}: lost are {lost}, wrong {wrong}")
+    names = [run_id for run_id, _ in archived]
+    if max(map(names.count, names), default=0) > 2:
+        raise SystemExit(f"point {at}: a run was archived more than twice")
+
+
+def try_point(
+    folder: Path, template: Path, at: int, *, archives: bool
+) -> tuple[bool, int]:
     """Crash at one moment, resume, check. Returns whether it crashed, and moments."""
     database, answer = folder / f"{at}.db", folder / f"{at}.json"
     shutil.copyfile(template, database)
-    code = in_child(lambda: run_engine(database, answer, at))
+    code = in_child(lambda: run_engine(database, answer, at, archives=archives))
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"point {at}: the first child ended with {code}")
     check_whole(at, database)
-    if in_child(lambda: run_engine(database, answer, 0)) != 0:
+    if archives:
+        check_archive(at, template, database)
+    if in_child(lambda: run_engine(database, answer, 0, archives=archives)) != 0:
         raise SystemExit(f"point {at}: resuming failed")
     outcome = json.loads(answer.read_text())
+    if archives:
+        check_archive(at, template, database)
+        shutil.rmtree(archive_of(database))
     # The chain's open run, and its first.
     if outcome["found"] != ["chain", "chain", "parent"]:
         raise SystemExit(f"point {at}: found {outcome['found']}")
@@ -145,7 +233,7 @@ def try_point(folder: Path, template: Path, at: int) -> tuple[bool, int]:
     return code != 0, outcome["moments"]
 
 
-def main(first: int, step_size: int) -> None:
+def main(first: int, step_size: int, *, archives: bool) -> None:
     """Visit every `step_size`-th point, beginning with `first`."""
     warm_up()
     with tempfile.TemporaryDirectory() as name:
@@ -155,15 +243,16 @@ def main(first: int, step_size: int) -> None:
             raise SystemExit("the template was not made")
         counted = folder / "counted.json"
         shutil.copyfile(template, folder / "counted.db")
-        in_child(lambda: run_engine(folder / "counted.db", counted, 0))
+        database = folder / "counted.db"
+        in_child(lambda: run_engine(database, counted, 0, archives=archives))
         moments = json.loads(counted.read_text())["moments"]
         crashed = tried = 0
         for at in range(first, moments + 1, step_size):
-            has_crashed, _ = try_point(folder, template, at)
+            has_crashed, _ = try_point(folder, template, at, archives=archives)
             tried += 1
             crashed += has_crashed
         print(f"{moments} moments, {tried} tried, {crashed} crashed, 0 wrong")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[-2]), int(sys.argv[-1]), archives=sys.argv[1] == "archived")

@@ -417,7 +417,7 @@ async def die(*_):
     print(*os.listdir(Path(sys.argv[2]).parent), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
-archive._line_of = die
+archive.line_of = die
 
 async def main():
     async with Engine(sys.argv[1], worker=False) as engine:
@@ -448,7 +448,7 @@ async def test_next_export_removes_what_killed_ones_have_left_and_no_other(
         assert left.startswith(".night-1.")
         assert os.listdir(folder) == [left]
 
-        with archive._writing(folder / "beside.jsonl") as beside:
+        with archive.writing(folder / "beside.jsonl") as beside:
             await engine.export_runs(folder / "night-2.jsonl")
             beside.write(b"")
         assert sorted(os.listdir(folder)) == ["beside.jsonl", "night-2.jsonl"]

@@ -119,6 +119,16 @@ def test_a_sweep_of_closed_runs_that_is_killed_leaves_them_whole_or_gone(
     assert swept.crashed >= int(swept.tried * 0.9)
 
 
+@shards(8)
+def test_a_sweep_into_an_archive_that_is_killed_loses_no_run(
+    shard: tuple[int, int],
+) -> None:
+    words = ("tests.integration.retention_kill", "archived")
+    swept = sweep(*words, shard=shard, stride=2)
+    assert swept.moments >= 200
+    assert swept.crashed >= int(swept.tried * 0.9)
+
+
 @shards(40)
 def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
     shard: tuple[int, int],

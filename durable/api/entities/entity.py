@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import functools
 import inspect
-from typing import Any, Final, Protocol, TypeGuard, TypeVar, overload
+from typing import Any, Protocol, TypeGuard, TypeVar, overload
 
 import msgspec
 from typing_extensions import Unpack, dataclass_transform
@@ -26,13 +26,11 @@ from durable.api.workflows.workflow_definition import (
     register_workflow,
     workflow_of,
 )
+from durable.core.history.ids import ENTITY_TYPES
 from durable.errors import DefinitionError
 from durable.options import check_option_names
 
 T = TypeVar("T")
-
-PREFIX: Final = "entity:"
-"""How the workflow names of entities, and the ids of their runs, begin."""
 
 
 # --- references -----------------------------------------------------------------------
@@ -216,7 +214,7 @@ def _define(cls: Any, /, *, name: str | None, options: EntityOptions) -> Any:
         " defaults.",
     )
     definition = EntityWorkflow(
-        cls, check_name(PREFIX + checked, "entity"), options, methods
+        cls, check_name(ENTITY_TYPES + checked, "entity"), options, methods
     )
     register_workflow(definition, "entity")
     setattr(cls, WORKFLOW_ATTRIBUTE, definition)

@@ -22,7 +22,6 @@ import msgspec
 
 from durable import limits
 from durable.client.descriptions.searching import Listing, check_where, to_search
-from durable.client.keeping.retention import STEP
 from durable.core.history.codec import decode_rows
 from durable.errors import ArchiveError, CorruptHistoryError
 from durable.search.conditions import Condition
@@ -46,6 +45,8 @@ with contextlib.suppress(ImportError):  # Windows has none
 VERSION: Final = 1
 PAGE: Final = 100
 """Runs that are read at once."""
+STEP: Final = 500
+"""Runs that are deleted at once, at most."""
 _PARTIAL: Final = ".durable-partial"
 _CLOSED: Final = ~Run.closed.is_null()
 
@@ -122,13 +123,15 @@ async def export_runs(
     """
     run_ids: list[str] = []
     query = await to_search(store, namespace, asked)
-    with _writing(path) as file:
-        file.write(_encode(Head(VERSION, namespace, store.now())) + b"\n")
+    with writing(path) as file:
+        file.write(head_of(namespace, store.now()))
         async for page in _pages(store, query):
-            lines = await asyncio.gather(*[_line_of(store, run) for run in page])
+            lines = await asyncio.gather(*[line_of(store, run) for run in page])
             await asyncio.to_thread(file.write, b"".join(lines))
-            run_ids += [run.run_id for run in page]
-        file.write(_encode(Line(end=len(run_ids))) + b"\n")
+            run_ids += [
+                run.run_id for run, line in zip(page, lines, strict=True) if line
+            ]
+        file.write(end_of(len(run_ids)))
     gone: list[str] = []
     kept = Counter[str]()
     for at in range(0, len(run_ids) if deletes else 0, STEP):
@@ -150,12 +153,30 @@ async def _pages(store: Store, query: SearchRuns) -> AsyncIterator[list[RunRecor
         query = msgspec.structs.replace(query, after=(instant, page[-1].run_id))
 
 
-async def _line_of(store: Store, run: RunRecord) -> bytes:
+def head_of(namespace: str, now: int) -> bytes:
+    """The first line of a file."""
+    return _encode(Head(VERSION, namespace, now)) + b"\n"
+
+
+def end_of(runs: int) -> bytes:
+    """The last line of a file."""
+    return _encode(Line(end=runs)) + b"\n"
+
+
+async def line_of(store: Store, run: RunRecord) -> bytes:
+    """A run as a line of a file; nothing if somebody has deleted it.
+
+    Raises:
+        CorruptHistoryError: it cannot be read.
+        ArchiveError: it is too large.
+    """
     if run.damage is not None:
         raise CorruptHistoryError(f"Run {run.run_id!r} is not exported: {run.damage}")
     rows, attempts = await asyncio.gather(
         store.read(ReadHistory(run.run_id)), store.read(ReadAttempts(run.run_id))
     )
+    if not rows:
+        return b""
     decode_rows(rows)  # what nobody could read again is no copy
     history = [
         Event(event_id, number, kind, time, flags, msgspec.Raw(data.encode()))
@@ -176,7 +197,7 @@ async def _line_of(store: Store, run: RunRecord) -> bytes:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
+def writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
     """Open a new file that appears under its name once it is whole."""
     if path.exists():
         raise ArchiveError(
@@ -195,11 +216,23 @@ def _writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
             raw.flush()
             os.fsync(raw.fileno())
         os.rename(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise ArchiveError(f"{str(path)!r} cannot be written: {error}.") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a file's name survive what the file does; where folders can be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _open_locked(partial: Path) -> int:

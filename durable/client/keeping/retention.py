@@ -9,14 +9,17 @@ by time, and there is a rest after each: a long one while others work.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from durable.client.descriptions.searching import check_where, read_condition
+from durable.client.keeping.archiving import archive
 from durable.errors import InvalidOptionError
 from durable.options import Duration, to_microseconds
 from durable.search.conditions import Condition, matches
@@ -42,19 +45,33 @@ class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         keep: since they closed: `timedelta`, seconds, or text like "7d"; None for ever.
         where: which runs; a condition, or the text of a query. All by default.
+        archive_to: a folder, in which they are exported before they are deleted.
 
     Raises:
-        InvalidOptionError: `where` is neither.
+        InvalidOptionError: `where` is neither, or there is nothing to archive.
         InvalidDurationError: `keep` is no duration.
     """
 
     keep: Duration | None
     where: Condition | str | None = None
+    archive_to: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what breaks a rule."""
         self.microseconds  # noqa: B018 - it raises
         check_where(self.where)
+        folder: object = self.archive_to
+        if folder is None:
+            return
+        if not folder or not isinstance(folder, str | os.PathLike):
+            raise InvalidOptionError(
+                f"archive_to of a retention rule is {folder!r}: give a folder."
+            )
+        if self.keep is None:
+            raise InvalidOptionError(
+                f"archive_to of a retention rule is {folder!r}, and keep is None: what"
+                " is kept for ever is not archived. Leave one of them out."
+            )
 
     @property
     def microseconds(self) -> int | None:
@@ -84,7 +101,8 @@ class Swept(msgspec.Struct, frozen=True):
 
     Attributes:
         deleted: so many runs are gone; in a dry run, would be if none is needed.
-        kept: so many stay though their time is over, by why: see `RunNeededError`.
+        kept: so many stay though their time is over, by why: see `RunNeededError`; or
+            "unreadable": they cannot be archived, as their log line says.
     """
 
     deleted: int = 0
@@ -136,6 +154,7 @@ class Steps:
 class _Term(NamedTuple):
     where: Condition | None
     kept_for: int | None
+    archive_to: Path | None = None
 
 
 class Terms(NamedTuple):
@@ -149,17 +168,22 @@ class Terms(NamedTuple):
         ends = [term.kept_for for term in self.terms if term.kept_for is not None]
         return min(ends, default=None)
 
-    def over_at(self, record: RunRecord) -> int | None:
-        """Return when a closed run has been kept for long enough; None if never."""
+    def over_at(self, record: RunRecord) -> tuple[int, Path | None] | None:
+        """Return when a closed run has been kept for long enough; None if never.
+
+        With it comes the folder that it is to be archived in, if it is.
+        """
         if record.closed_at is None:
             return None
         read = None
-        for where, kept_for in self.terms:
+        for where, kept_for, archive_to in self.terms:
             if where is not None:
                 read = read or reader_of(record)
                 if not matches(where, read):
                     continue
-            return None if kept_for is None else record.closed_at + kept_for
+            if kept_for is None:
+                return None
+            return record.closed_at + kept_for, archive_to
         return None
 
 
@@ -173,7 +197,11 @@ async def read_terms(
         AttributeTypeError: an attribute has another type.
     """
     terms = [
-        _Term(await read_condition(store, namespace, rule.where), rule.microseconds)
+        _Term(
+            await read_condition(store, namespace, rule.where),
+            rule.microseconds,
+            None if rule.archive_to is None else Path(rule.archive_to),
+        )
         for rule in rules
     ]
     terms += [
@@ -206,6 +234,7 @@ async def sweep(
 
     Raises:
         QuerySyntaxError, AttributeTypeError: a rule means nothing.
+        ArchiveError: an archive cannot be written; nothing that it lacks is deleted.
         StoreError: the database refused.
     """
     terms = await read_terms(store, namespace, rules)
@@ -213,27 +242,35 @@ async def sweep(
     steps = Steps()
     async for since, over in _expired(store, namespace, terms):
         if is_dry:
-            deleted += len(over)
+            deleted += sum(map(len, over.values()))
             continue
         if over:
             say_since(since)
-        while over:
-            pace = BESIDE_OTHERS if is_busy() else ALONE
-            began = _now()
-            step = DeleteRuns(run_ids=tuple(over), events_max=steps.size(pace))
-            gone: Deleted = await store.perform(step)
-            deleted += len(gone.run_ids)
-            kept.update(need.value for need in gone.kept.values())
-            over = gone.left
-            await asyncio.sleep(steps.took(_now() - began, pace))
+        for folder, runs in over.items():
+            left = [run.run_id for run in runs]
+            if folder is not None:
+                left, needed = await archive(store, namespace, runs, folder)
+                kept.update(needed)
+            while left:
+                pace = BESIDE_OTHERS if is_busy() else ALONE
+                began = _now()
+                step = DeleteRuns(run_ids=tuple(left), events_max=steps.size(pace))
+                gone: Deleted = await store.perform(step)
+                deleted += len(gone.run_ids)
+                kept.update(need.value for need in gone.kept.values())
+                left = [*gone.left]
+                await asyncio.sleep(steps.took(_now() - began, pace))
     say_since(None)
     return Swept(deleted, dict(sorted(kept.items())))
 
 
 async def _expired(
     store: Store, namespace: str, terms: Terms
-) -> AsyncIterator[tuple[int, Sequence[str]]]:
-    """Yield the runs whose time is over, a page after the other, and since when."""
+) -> AsyncIterator[tuple[int, dict[Path | None, list[RunRecord]]]]:
+    """Yield the runs whose time is over, a page after the other, and since when.
+
+    They come by the folder that they are to be archived in.
+    """
     shortest = terms.shortest
     if shortest is None:
         return
@@ -242,11 +279,13 @@ async def _expired(
     while True:
         query = SearchRuns(namespace, None, _OLDEST_FIRST, after, STEP)
         page = await store.read(query)
-        ends = {run.run_id: terms.over_at(run) for run in page}
-        over = {
-            run_id: at for run_id, at in ends.items() if at is not None and at <= now
-        }
-        yield min(over.values(), default=now), [*over]
+        since, over = now, dict[Path | None, list[RunRecord]]()
+        for run in page:
+            end = terms.over_at(run)
+            if end is not None and end[0] <= now:
+                since = min(since, end[0])
+                over.setdefault(end[1], []).append(run)
+        yield since, over
         last = page[-1] if page else None
         if last is None or len(page) < STEP or last.closed_at is None:
             return

@@ -223,6 +223,8 @@ class Delivery:
         for row in rows:
             try:
                 asked = read_request(row)
+                if isinstance(asked, OutboxStart):
+                    await self._client.defaults.read()
             except CorruptHistoryError as error:
                 unreadable = error
                 break

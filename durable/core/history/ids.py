@@ -9,6 +9,8 @@ _STEP_BITS: Final = 32
 
 OWN_TYPES: Final = "durable."
 """How the names of the library's own workflows begin: every worker runs those."""
+ENTITY_TYPES: Final = "entity:"
+"""How those of entities, and the ids of their runs, begin."""
 
 
 class RunIds:

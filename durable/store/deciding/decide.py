@@ -375,9 +375,19 @@ class _Decision:
         if record.attributes is not None:
             keeps = not operation.is_dry
             draft.check_attributes(record.namespace, record.attributes, keeps=keeps)
-        if not operation.is_dry:
-            draft.create(operation, name)
-            self._put_attempts(operation)
+        if operation.is_dry:
+            return
+        newest = name.newest
+        run = draft.create(operation, name)
+        self._put_attempts(operation)
+        # A reset is told by a mark, which is no part of what was exported.
+        first: Run | None = run
+        if record.first_run_id != record.run_id:
+            first = draft.find_run(record.first_run_id)
+        elif newest is None or newest.first_run_id != record.run_id:
+            first = None
+        if first is not None:
+            draft.mark_reset(first, "")
 
     # --- activities -------------------------------------------------------------------
 

@@ -63,7 +63,6 @@ class Draft:
         self._begun: dict[str, list[Run]] = {}
         self._adopted: dict[str, str] = {}
         self._described: dict[str, tuple[str, int, str | None]] = {}
-        self._marks: list[AttributeRow] = []
 
     def lack(self, field: str, key: object) -> NoReturn:
         """Say what has to be seen."""
@@ -259,10 +258,14 @@ class Draft:
         """Say of the first run of a chain that a run goes on from it.
 
         Whoever would delete it could not tell: it has ended as any other.
+
+        Args:
+            first: that run.
+            run_id: the other; empty for whichever.
         """
         name = f"{bits.RESET}{run_id}"[: bits.ATTRIBUTE_NAME_CHARS]
         at = (first.run_id, name, 0, first.namespace, first.started_at)
-        self._marks.append((*at, None, None))
+        self.rows.marks[first.run_id, name] = (*at, None, None)
 
     def append(self, run: Run, rows: list[HistoryRow]) -> None:
         """Append events to a run's history."""
@@ -334,10 +337,9 @@ class Draft:
                 else self.find_record(run)
                 for run in self._created
             ]
-        if self._described or self._marks:
+        if self._described:
             self.rows.attributes = [
-                *self._marks,
-                *(row for run_id in self._described for row in self._index(run_id)),
+                row for run_id in self._described for row in self._index(run_id)
             ]
         return self.rows
 

@@ -39,7 +39,8 @@ End: TypeAlias = tuple[int, int, int]
 """Id of a run's newest event, number of its last workflow task, time of that event."""
 
 RESET: Final = "~"
-"""Begins the name of what is no attribute but a reset: the id of the new run."""
+"""Begins the name of what is no attribute but a reset: the id of the new run, or
+nothing where it is not known."""
 ATTRIBUTE_NAME_CHARS: Final = 64
 
 NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
@@ -246,6 +247,7 @@ class Rows(msgspec.Struct):
         replies: to be inserted or replaced; None stands for one to delete.
         reindexed: runs whose attributes are to be deleted, before others are inserted.
         attributes: rows of attributes to insert.
+        marks: of resets, by run and name, to be inserted or replaced.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
         tasks: what becomes of activities that anyone may take, if anything does.
@@ -265,6 +267,7 @@ class Rows(msgspec.Struct):
     last_sequence: int | None = None
     reindexed: list[str] = []
     attributes: list[AttributeRow] = []
+    marks: dict[tuple[str, str], AttributeRow] = {}
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
     tasks: TaskRows | None = None

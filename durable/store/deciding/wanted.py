@@ -287,6 +287,7 @@ def _want_task(
 def _want_import(wanted: Wanted, operation: ImportRun) -> None:
     record = operation.record
     wanted.runs.setdefault(record.run_id, ADDRESSED)
+    wanted.runs.setdefault(record.first_run_id, ADDRESSED)
     name = (record.namespace, record.workflow_id)
     wanted.names.setdefault(name, ADDRESSED)
     request = (record.namespace, record.request_id)

@@ -567,8 +567,10 @@ class MemoryStore:
         queries.SearchRuns: _search,
         queries.CountRuns: _count,
         queries.ReadAttributeKinds: _read_kinds,
-        queries.ReadNamespaces: lambda self, _: [
-            row for _, row in sorted(self._database.namespaces.items())
+        queries.ReadNamespaces: lambda self, q: [
+            row
+            for name, row in sorted(self._database.namespaces.items())
+            if q.namespace in (None, name)
         ],
         queries.ReadQueues: lambda self, q: self._database.list_queues(q.namespace),
         queries.FindDueRuns: _find_due,

@@ -425,9 +425,13 @@ def _kinds(session: Session, query: queries.ReadAttributeKinds) -> dict[str, str
 
 
 def _created_namespaces(
-    session: Session, _: queries.ReadNamespaces
+    session: Session, query: queries.ReadNamespaces
 ) -> list[NamespaceRecord]:
-    rows = fetch(session, statements.READ_NAMESPACES)
+    if query.namespace is None:
+        rows = fetch(session, statements.READ_NAMESPACES)
+    else:
+        asked = query.namespace
+        rows = fetch(session, statements.READ_NAMESPACE, namespace=asked)
     return [salvage.to_namespace(row) for row in rows]
 
 

@@ -83,6 +83,7 @@ _EMPTIED: Final = _deleted(_I.run_id)
 _LETTERS: Final = RowKind(How.INSERTED, list(_I))
 _REINDEXED: Final = _deleted(tables.ATTRIBUTES.c.run_id)
 _ATTRIBUTES: Final = RowKind(How.INSERTED, list(tables.ATTRIBUTES.c))
+_MARKS: Final = RowKind(How.PUT, list(tables.ATTRIBUTES.c), 3)
 _KINDS: Final = RowKind(How.INSERTED, list(tables.ATTRIBUTE_KINDS.c))
 _DELIVERED: Final = _deleted(_O.sequence)
 _SETTLED: Final = RowKind(How.UPDATED, _S, 1)
@@ -120,6 +121,8 @@ def written(rows: Rows) -> Iterator[tuple[RowKind, Iterable[Sequence[Any]]]]:
         yield _REINDEXED, zip(rows.reindexed, strict=True)
     if rows.attributes:
         yield _ATTRIBUTES, rows.attributes
+    if rows.marks:
+        yield _MARKS, rows.marks.values()
     if rows.kinds:
         # In one order, so that no two wait for each other.
         yield _KINDS, sorted((*key, kind) for key, kind in rows.kinds.items())

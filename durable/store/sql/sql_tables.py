@@ -140,6 +140,7 @@ class SqlTables(TaskTables, RunTurnTables):
         said = {
             "retention_days": record.retention_days,
             "description": record.description,
+            "defaults": record.defaults,
         }
         if is_new:
             own = {"namespace": record.namespace, "created_at": record.created_at}

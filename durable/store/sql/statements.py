@@ -574,12 +574,10 @@ _KINDS: Final = sa.select(ATTRIBUTE_KINDS.c.name, ATTRIBUTE_KINDS.c.kind).where(
 )
 FIND_KINDS: Final = _KINDS.where(ATTRIBUTE_KINDS.c.name.in_(_many("names")))
 READ_KINDS: Final = _KINDS.order_by(ATTRIBUTE_KINDS.c.name)
-READ_NAMESPACES: Final = sa.select(
-    NAMESPACES.c.namespace,
-    NAMESPACES.c.created_at,
-    NAMESPACES.c.retention_days,
-    NAMESPACES.c.description,
-).order_by(NAMESPACES.c.namespace)
+READ_NAMESPACES: Final = sa.select(*NAMESPACES.c).order_by(NAMESPACES.c.namespace)
+READ_NAMESPACE: Final = READ_NAMESPACES.where(
+    NAMESPACES.c.namespace == sa.bindparam("namespace")
+)
 LOCK_NAMESPACE: Final = (
     sa.select(NAMESPACES.c.created_at)
     .where(NAMESPACES.c.namespace == sa.bindparam("namespace_"))
@@ -592,5 +590,6 @@ UPDATE_NAMESPACE: Final = (
     .values(
         retention_days=sa.bindparam("retention_days"),
         description=sa.bindparam("description"),
+        defaults=sa.bindparam("defaults"),
     )
 )

@@ -443,6 +443,7 @@ NAMESPACES: Final = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("retention_days", sa.Integer),
     sa.Column("description", _json()),
+    sa.Column("defaults", _json()),
     sqlite_with_rowid=False,
 )
 

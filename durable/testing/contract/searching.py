@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
 import pytest
 
 from durable.clock import to_datetime
@@ -468,6 +469,25 @@ class SearchContract:
         assert [one.namespace for one in found] == ["de", "eu"]
         assert found[1].created_at == START
         assert (found[1].retention_days, found[1].description) == (None, "Größe")
+
+    async def test_a_namespace_keeps_the_defaults_of_its_runs(
+        self, store: Opened
+    ) -> None:
+        said = '{"run_timeout":2592000000000,"note":"größer"}'
+        eu = NamespaceRecord(namespace="eu", created_at=START, defaults=said)
+        bare = msgspec.structs.replace(eu, defaults=None)
+        other = NamespaceRecord(namespace="EU", created_at=START)
+        await store.perform(PutNamespace(record=eu, is_new=True))
+        await store.perform(PutNamespace(record=other, is_new=True))
+
+        assert await store.read(ReadNamespaces("eu")) == [eu]
+        assert await store.read(ReadNamespaces("EU")) == [other]
+        assert await store.read(ReadNamespaces("de")) == []
+        assert await store.read(ReadNamespaces()) == [other, eu]
+        await store.perform(PutNamespace(record=bare, is_new=False))
+        assert await store.read(ReadNamespaces("eu")) == [bare]
+        await store.perform(PutNamespace(record=eu, is_new=False))
+        assert await store.read(ReadNamespaces("eu")) == [eu]
 
 
 def make_start_of(record: RunRecord) -> Any:

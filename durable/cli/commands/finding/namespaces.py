@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import click
 
 from durable.cli.connection import open_client
 from durable.cli.output import write_json, write_line
-from durable.cli.parameters import database_options, json_option
+from durable.cli.parameters import Span, database_options, json_option
 from durable.cli.session import Session, pass_session
 from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.telling.escaping import escape
+from durable.telling.pieces import span
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-_HEADINGS = ("NAMESPACE", "CREATED (UTC)", "KEEPS CLOSED RUNS", "DESCRIPTION")
+_HEADINGS = (
+    *("NAMESPACE", "CREATED (UTC)", "KEEPS CLOSED RUNS", "DEFAULTS OF RUNS"),
+    "DESCRIPTION",
+)
+_NONE: Final = "none"
+_TIMEOUTS: Final = {
+    "run_timeout": "The longest that a run may take",
+    "execution_timeout": "The longest that a chain of runs may take",
+}
+
+
+class _SpanOrNone(Span):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        return _NONE if value == _NONE else super().convert(value, param, ctx)
+
+
+class _PriorityOrNone(click.IntRange):
+    name = "priority"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return _NONE if value == _NONE else super().convert(value, param, ctx)
+
 
 _name = click.argument("name")
 _description = click.option("--description", metavar="TEXT", help="What it is for.")
@@ -34,6 +61,24 @@ def _retention(function: F) -> F:
         "--keep-for-ever", is_flag=True, help="Keep its closed runs for ever."
     )
     return days(for_ever(function))
+
+
+def _defaults(function: F) -> F:
+    """Add the options of what goes for runs that say nothing else."""
+    function = click.option(
+        "--priority",
+        type=_PriorityOrNone(1, 5),
+        metavar="1-5",
+        help="Which begin first, of runs that say nothing else; or none.",
+    )(function)
+    for name, what in reversed(_TIMEOUTS.items()):
+        function = click.option(
+            f"--{name.replace('_', '-')}",
+            type=_SpanOrNone(),
+            metavar="TIME",
+            help=f"{what} that says nothing else, such as 30d; or none.",
+        )(function)
+    return function
 
 
 @click.group("namespaces", invoke_without_command=True)
@@ -70,6 +115,7 @@ def describe(session: Session, /, *, name: str) -> None:
 @namespaces.command("create")
 @_name
 @_retention
+@_defaults
 @_description
 @json_option
 @database_options
@@ -83,12 +129,16 @@ def create(session: Session, /, *, name: str, **given: Any) -> None:
 @namespaces.command("update")
 @_name
 @_retention
+@_defaults
 @_description
 @json_option
 @database_options
 @pass_session
 def update(session: Session, /, *, name: str, **given: Any) -> None:
-    """Change settings of a namespace; what is left out stays."""
+    """Change settings of a namespace; what is left out stays.
+
+    Runs that have begun go on as they began.
+    """
     said = _settings(given)
     _show(session, _ask(session, lambda of: of.update(name, **said)))
 
@@ -103,6 +153,9 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
         for name in ("retention_days", "description")
         if given[name] is not None
     }
+    for name in (*_TIMEOUTS, "priority"):
+        if given[name] is not None:
+            said[name] = None if given[name] == _NONE else given[name]
     if given["keep_for_ever"]:
         said["retention_days"] = None
     return said
@@ -131,11 +184,24 @@ def _write(found: list[NamespaceDescription]) -> None:
         write_line("  ".join(cells).rstrip())
 
 
+def _told(one: NamespaceDescription) -> str:
+    said = {"run": one.run_timeout, "execution": one.execution_timeout}
+    words = [
+        f"{name} timeout {span(timeout // timedelta(microseconds=1))}"
+        for name, timeout in said.items()
+        if timeout is not None
+    ]
+    if one.priority is not None:
+        words.append(f"priority {one.priority}")
+    return ", ".join(words)
+
+
 def _cells(one: NamespaceDescription) -> tuple[str, ...]:
     created, days = one.created_at, one.retention_days
     return (
         escape(one.name),
         "" if created is None else f"{created:%Y-%m-%dT%H:%M}",
         "for ever" if days is None else f"{days} days",
+        _told(one),
         escape(one.description or ""),
     )

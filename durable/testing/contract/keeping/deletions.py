@@ -234,6 +234,19 @@ class DeletionContract:
         assert set((await delete(store, "r", "t")).run_ids) == {"r", "t"}
         assert await store.read(BY_CUSTOMER) == []
 
+    async def test_dry_deletion_says_what_would_go(self, store: Opened) -> None:
+        closed: dict[str, Any] = {
+            "status": RunStatus.COMPLETED,
+            "closed_at": START + 1,
+        }
+        await store.together(make_start("open"), make_start("r1", **closed))
+
+        found = await delete(store, "open", "r1", "gone", is_dry=True)
+
+        assert found == Deleted(("r1",), {"open": Need.OPEN})
+        assert await store.statuses() == {"open": "running", "r1": "completed"}
+        assert await delete(store, "open", "r1", "gone") == found
+
     async def test_reply_that_waits_keeps_a_run_unless_it_must_go(
         self, store: Opened
     ) -> None:

@@ -18,7 +18,15 @@ from durable.store.queries import (
     ReadHistory,
     SearchRuns,
 )
-from durable.store.records import AttemptState, ImportRun, RunStatus, Started
+from durable.store.records import (
+    AttemptState,
+    Deleted,
+    DeleteRuns,
+    ImportRun,
+    Need,
+    RunStatus,
+    Started,
+)
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
@@ -115,6 +123,33 @@ class ImportContract:
             make_start("r4", workflow_id="free", request_id="start-r2")
         )
         assert again == Started("r2", created=False)
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_first_run_that_was_reset_goes_last_here_too(
+        self, store: Opened, is_first: bool
+    ) -> None:
+        chain = {"workflow_id": "wf-r", "first_run_id": "r"}
+        ended = RunStatus.TERMINATED
+        first = make_import("r", workflow_id="wf-r", status=ended)
+        new = make_import("s", **chain, started_at=START + 5)
+        alone = make_import("x", status=ended)
+        last = msgspec.structs.replace(
+            make_import("t", **chain, started_at=START + 6), is_dry=True
+        )
+        runs = (first, new) if is_first else (new, first)
+        outcomes = await store.together(*runs, alone, last)
+        assert outcomes == [None] * 4
+
+        kept = Deleted(("x",), {"r": Need.CHAIN})
+        assert await store.perform(DeleteRuns(run_ids=("r", "x"))) == kept
+        # The same once more, though the first knows of it.
+        assert await store.perform(DeleteRuns(run_ids=("s",))) == Deleted(("s",))
+        await store.perform(new)
+        assert await store.perform(DeleteRuns(run_ids=("r",))) == Deleted(
+            kept={"r": Need.CHAIN}
+        )
+        both = await store.perform(DeleteRuns(run_ids=("r", "s")))
+        assert set(both.run_ids) == {"r", "s"}
 
     @pytest.mark.parametrize("rows", [make_rows("r1", 2, 3), make_rows("r1", 1, 0)])
     async def test_gap_in_a_history_is_refused(
