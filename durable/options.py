@@ -168,14 +168,11 @@ def to_path(value: object, name: str) -> Path:
     Raises:
         InvalidOptionError: it is no path, or one that no file can have.
     """
-    try:
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
         path = Path(cast("str", value))
-        is_possible = "\0" not in str(path) and bool(os.fsencode(path))
-    except (TypeError, UnicodeEncodeError):
-        is_possible = False
-    if not is_possible:
-        raise InvalidOptionError(f"{name} is {value!r}: give the path of a file.")
-    return path
+        if b"\0" not in os.fsencode(path):
+            return path
+    raise InvalidOptionError(f"{name} is {value!r}: give the path of a file.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,7 +218,9 @@ class Namespaces:
 
         Raises:
             NamespaceNotFoundError: nobody has created it, and no run is in it.
+            InvalidIdError: it is no name.
         """
+        check_id(name, "the namespace")
         found = {one.name: one for one in await self.list()}
         if name not in found:
             raise self._unknown(name, found)

@@ -199,7 +199,7 @@ async def line_of(store: Store, run: RunRecord) -> bytes:
 @contextlib.contextmanager
 def writing(path: Path) -> Generator[IO[bytes] | gzip.GzipFile]:
     """Open a new file that appears under its name once it is whole."""
-    if path.exists():
+    if os.path.lexists(path):  # which refuses no name, however long
         raise ArchiveError(
             f"{str(path)!r} exists already; an export replaces nothing.",
             hint="Give another name.",
