@@ -52,7 +52,8 @@ async def schedule(engine: Engine) -> Found:
     found: Found = {}
     async with asyncio.timeout(SECONDS_MAX):
         for policy in POLICIES:
-            where = (Run.schedule == policy) & (Run.status == "completed")
+            # Who cancels others may have cancelled one.
+            where = (Run.schedule == policy) & ~Run.closed.is_null()
             handle = engine.schedules.get(policy)
             while True:
                 told = await handle.describe()
