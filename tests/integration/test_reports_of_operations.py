@@ -120,6 +120,28 @@ def date_of(instant: datetime) -> datetime:
     return instant.replace(microsecond=0)
 
 
+async def test_a_change_loses_no_time_that_jitter_has_put_off(database: str) -> None:
+    """Between a time and when it was to be acted for, a change of a note lost it."""
+    async with TestEnvironment(database) as env:
+        handle = await env.schedules.create(
+            "s", nap(), "@every 20m", jitter="19m", overlap="allow_all"
+        )
+        await env.sleep("20m1s")
+        assert (await handle.describe()).recent == ()
+        await handle.update(lambda old: old.replace(note="changed"))
+        await handle.pause()
+        await handle.unpause()
+        await env.sleep("40m")
+        times = [run.scheduled_at for run in (await handle.describe()).recent]
+        assert times == [START + timedelta(minutes=m) for m in (20, 40)]
+        # Another spec is another one from now on.
+        await env.sleep("1s")
+        spec = schedule_spec("@every 20m", jitter="18m")
+        await handle.update(lambda old: old.replace(spec=spec))
+        await env.sleep("19m")
+        assert len((await handle.describe()).recent) == 2
+
+
 # --- resets ---------------------------------------------------------------------------
 
 
