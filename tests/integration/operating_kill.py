@@ -148,10 +148,13 @@ def another_worker(url: str, namespace: str) -> Any:
     """Keep a worker, in a child, that nobody kills before the end."""
     reading, writing = os.pipe()
 
+    parent = os.getpid()
+
     async def work() -> None:
         async with Engine(url, namespace=namespace, blocked_after=None):
             os.write(writing, b"!")
-            await asyncio.Event().wait()
+            while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of its end
+                await asyncio.sleep(0.5)
 
     pid = os.fork()
     if not pid:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,6 +60,11 @@ def server_url(request: pytest.FixtureRequest) -> str:
     """A database on each kind of server."""
     found: str = request.getfixturevalue(request.param)
     return found
+
+
+def in_memory() -> str:
+    """A database that nobody else has, for two engines one after the other."""
+    return f"memory://{uuid.uuid4().hex}"
 
 
 # --- schedules ------------------------------------------------------------------------
@@ -124,7 +130,7 @@ async def live(url: str) -> list[dict[str, Any]]:
 async def test_schedules_do_the_same_on_a_server_whatever_they_are_called(
     server_url: str,
 ) -> None:
-    assert await live(server_url) == await live("memory://operating")
+    assert await live(server_url) == await live(in_memory())
 
 
 # --- batches --------------------------------------------------------------------------
@@ -172,7 +178,7 @@ async def test_batches_do_the_same_on_a_server_and_as_fast_as_they_may(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(state, "PAGE", 2)
-    assert await act(server_url) == await act("memory://operating")
+    assert await act(server_url) == await act(in_memory())
 
 
 async def test_two_batches_at_once_touch_each_run_as_often_as_each_is_to(
