@@ -32,8 +32,8 @@ class Unserved:
         self._namespace = namespace
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.Task[None] | None = None
-        self._seen: dict[str, int] = {}
-        """Since when each run is known to wait, by run id."""
+        self._seen: dict[tuple[str, int], int] = {}
+        """Since when each run is known to wait, by run id and since when it is due."""
         self._named: set[_Kind] = set()
 
     def start(self) -> None:
@@ -64,11 +64,13 @@ class Unserved:
             self._judge(found, now)
 
     def _judge(self, found: list[UnownedRun], now: int) -> None:
-        # A run that is between two workers is not seen twice so far apart.
-        self._seen = {run.run_id: self._seen.get(run.run_id, now) for run in found}
+        # A run that is between two workers is not seen twice so far apart; one that has
+        # fallen due again was taken meanwhile.
+        waits = {run: (run.run_id, run.wake_at) for run in found}
+        self._seen = {wait: self._seen.get(wait, now) for wait in waits.values()}
         late: dict[_Kind, list[UnownedRun]] = {}
-        for run in found:
-            if now - self._seen[run.run_id] >= _PATIENCE_MICROSECONDS:
+        for run, wait in waits.items():
+            if now - self._seen[wait] >= _PATIENCE_MICROSECONDS:
                 kind = (run.task_queue, run.workflow_type, run.version)
                 late.setdefault(kind, []).append(run)
         for kind, runs in late.items():

@@ -21,6 +21,7 @@ from durable.api.workflows.methods import run, update
 from durable.api.workflows.operations import (
     all_handlers_finished,
     info,
+    patched,
     wait_condition,
 )
 from durable.api.workflows.workflow import workflow
@@ -75,6 +76,8 @@ FIND_TIMES: Final = "durable.schedule.find_times"
 START_BESIDE: Final = "durable.schedule.start"
 TERMINATE: Final = "durable.schedule.terminate"
 FIND_END: Final = "durable.schedule.find_end"
+KEEPS_PUT_OFF: Final = "durable.schedule.keeps_put_off"
+"""The patch by which a change leaves the times that jitter has put off."""
 STALE: Final = "ScheduleChanged"
 """The type of the failure that rejects a change of what has changed meanwhile."""
 _CHECKPOINT_EVENTS: Final = 30
@@ -419,14 +422,26 @@ class ScheduleWorkflow:
         if version != self._state.version:
             raise ApplicationError("It was changed meanwhile.", type=STALE)
 
+    def _take(self, definition: ScheduleDefinition) -> None:
+        state = self._state
+        self._restart(definition.spec)
+        state.definition, state.updated_at = definition, self._runtime.now()
+        state.version += 1
+
+    def _restart(self, spec: ScheduleSpec) -> None:
+        """Go on from now; a time that jitter has put off is not past yet."""
+        state, now = self._state, self._runtime.now()
+        kept = state.put_off(now) if spec == state.definition.spec else []
+        if kept and not patched(KEEPS_PUT_OFF):
+            kept = []
+        state.restart(now, kept)
+
     @update
     async def change(self, definition: ScheduleDefinition, version: int) -> int:
         """Take another definition, if it is one of what stands now."""
-        state, now = self._state, self._runtime.now()
+        state = self._state
         if definition != state.definition:
-            state.restart(now)
-            state.definition, state.updated_at = definition, now
-            state.version += 1
+            self._take(definition)
         self._wake()
         self._publish()
         return state.version
@@ -438,15 +453,17 @@ class ScheduleWorkflow:
     @update
     async def declare(self, definition: ScheduleDefinition) -> None:
         """Take what code says; what operators say of it stays."""
-        state, now = self._state, self._runtime.now()
+        state = self._state
         if definition == state.declared:
             return
         old, state.declared = state.definition, definition
-        state.definition = definition.replace(
-            paused=old.paused, note=old.note, remaining_actions=old.remaining_actions
+        self._take(
+            definition.replace(
+                paused=old.paused,
+                note=old.note,
+                remaining_actions=old.remaining_actions,
+            )
         )
-        state.restart(now)
-        state.updated_at, state.version = now, state.version + 1
         self._wake()
         self._publish()
 
@@ -455,7 +472,7 @@ class ScheduleWorkflow:
         """Pause, or go on from now."""
         state = self._state
         if state.definition.paused and not paused:
-            state.restart(self._runtime.now())
+            self._restart(state.definition.spec)
         state.definition = state.definition.replace(paused=paused, note=note)
         state.version += 1
         self._wake()

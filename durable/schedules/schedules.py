@@ -220,7 +220,7 @@ class ScheduleHandle:
             await handle.update(lambda old: old.replace(spec=schedule_spec("@hourly")))
 
         The schedule goes on from now: times that are past are not acted for, or acted
-        for again.
+        for again. One that jitter has put off is not past, unless the spec changes.
 
         Args:
             change: gives the new definition, or None to leave all as it is. It is

@@ -6,6 +6,7 @@ machines may have different data of time zones, so that is recorded once it is k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -143,10 +144,14 @@ class ScheduleState(msgspec.Struct, kw_only=True):
             self.count(missed=missed, skipped=skipped, dropped=dropped)
         return bool(due)
 
-    def restart(self, now: int) -> None:
-        """Forget the times that were worked out: go on from now."""
+    def put_off(self, now: int) -> list[tuple[int, int]]:
+        """The times that have come, and that jitter has put off until later."""
+        return [(at, act_at) for at, act_at in self.upcoming if at <= now < act_at]
+
+    def restart(self, now: int, kept: Iterable[tuple[int, int]] = ()) -> None:
+        """Forget the times that were worked out, but for some: go on from now."""
         self.after = max(self.after, now)
-        self.upcoming, self.has_more = [], True
+        self.upcoming, self.has_more = list(kept), True
 
     def count(
         self, *, actions: int = 0, missed: int = 0, skipped: int = 0, dropped: int = 0

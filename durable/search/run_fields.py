@@ -92,6 +92,9 @@ class Run:
         status: as in `RunStatus`; a parked run is running.
         closed: when it ended; an open run has none.
         duration: from its start to its end; an open run has none.
+        first_run_id: the run that its chain began with: by it all runs of a chain that
+            continued as new, was retried or reset are found.
+        continued_from_run_id: the run before it in its chain; the first one has none.
         stuck: whether it is parked, and not because somebody has paused it.
         paused: whether it is paused.
         schedule: the id of the schedule that started it; `ScheduleId` in a query.
@@ -110,6 +113,8 @@ class Run:
     parent_id = RunField("ParentWorkflowId", AttributeKind.KEYWORD)
     parent_run_id = RunField("ParentRunId", AttributeKind.KEYWORD)
     root_run_id = RunField("RootRunId", AttributeKind.KEYWORD)
+    first_run_id = RunField("FirstRunId", AttributeKind.KEYWORD)
+    continued_from_run_id = RunField("ContinuedFromRunId", AttributeKind.KEYWORD)
     stuck = RunField("Stuck", AttributeKind.BOOL)
     paused = RunField("Paused", AttributeKind.BOOL)
     # Few runs have these, so they are kept as attributes are.
@@ -185,5 +190,7 @@ COLUMN_OF: Final = {
     "ParentWorkflowId": "parent_workflow_id",
     "ParentRunId": "parent_run_id",
     "RootRunId": "root_run_id",
+    "FirstRunId": "first_run_id",
+    "ContinuedFromRunId": "continued_from_run_id",
 }
 """Which column of runs a field is."""

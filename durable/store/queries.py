@@ -59,13 +59,14 @@ class RunNews(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnownedRun(NamedTuple):
-    """An open run that is due, and that no worker has taken."""
+    """An open run that is due since `wake_at`, and that no worker has taken."""
 
     run_id: str
     workflow_id: str
     workflow_type: str
     task_queue: str
-    version: str | None = None
+    version: str | None
+    wake_at: int
 
 
 class QueueBacklog(NamedTuple):

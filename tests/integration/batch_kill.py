@@ -42,14 +42,38 @@ async def waits() -> int:
     return await note.receive()
 
 
-async def fill(url: str) -> None:
+async def fill(url: str, namespace: str = "default") -> None:
     """Make what is to be acted on."""
-    async with Engine(url, blocked_after=None) as engine:
+    async with Engine(url, namespace=namespace, blocked_after=None) as engine:
         for name in GROUPS:
             for number in range(4):
                 await engine.start(
                     waits(), id=f"{name} {number}", attributes={group: name}
                 )
+
+
+async def act(engine: Engine) -> dict[str, list[object]]:
+    """Begin the batches, or go on with them; give what each run has had."""
+    told, ended, deleted = (engine.batch(where=group == g) for g in GROUPS)
+    batch = await told.signal(note(1), id="told", rate=None)
+    await batch.result(timeout=40)
+    batch = await ended.terminate("enough", id="ended", rate=None)
+    counted = await batch.result(timeout=40)
+    if (counted.done, counted.skipped) != (4, {}):
+        raise SystemExit(f"{counted}")
+    batch = await deleted.delete(terminate=True, id="deleted", rate=None)
+    counted = await batch.result(timeout=40)
+    if (counted.done, counted.skipped) != (4, {}):
+        raise SystemExit(f"{counted}")
+    found: dict[str, list[object]] = {}
+    for run in await engine.list():
+        handle = await engine.get(run.workflow_id)
+        if run.workflow_id.startswith("told"):
+            await handle.result(timeout=40)
+        kinds = [type(e.attributes).__name__ for e in await handle.history()]
+        ends = (await handle.describe()).status.value
+        found[run.workflow_id] = [ends, kinds.count("WorkflowExecutionSignaled")]
+    return found
 
 
 def run_engine(database: Path, answer: Path, at: int) -> None:
@@ -60,29 +84,7 @@ def run_engine(database: Path, answer: Path, at: int) -> None:
 
     async def main() -> dict[str, list[object]]:
         async with Engine(f"sqlite:///{database}", blocked_after=None) as engine:
-            told, ended, deleted = (engine.batch(where=group == g) for g in GROUPS)
-            batch = await told.signal(note(1), id="told", rate=None)
-            await batch.result(timeout=40)
-            batch = await ended.terminate("enough", id="ended", rate=None)
-            counted = await batch.result(timeout=40)
-            if (counted.done, counted.skipped) != (4, {}):
-                raise SystemExit(f"{counted}")
-            batch = await deleted.delete(terminate=True, id="deleted", rate=None)
-            counted = await batch.result(timeout=40)
-            if (counted.done, counted.skipped) != (4, {}):
-                raise SystemExit(f"{counted}")
-            found: dict[str, list[object]] = {}
-            for run in await engine.list():
-                handle = await engine.get(run.workflow_id)
-                if run.workflow_id.startswith("told"):
-                    await handle.result(timeout=40)
-                kinds = [type(e.attributes).__name__ for e in await handle.history()]
-                ends = (await handle.describe()).status.value
-                found[run.workflow_id] = [
-                    ends,
-                    kinds.count("WorkflowExecutionSignaled"),
-                ]
-            return found
+            return await act(engine)
 
     found = asyncio.run(main())
     answer.write_text(json.dumps({"found": found, "moments": point.count}))

@@ -139,6 +139,32 @@ def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
     assert swept.crashed >= int(swept.tried * 0.7)
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("scenario", ["schedules", "batches"])
+@shards(40)
+def test_a_kill_at_any_write_leaves_the_other_worker_of_a_postgresql_to_go_on(
+    shard: tuple[int, int], scenario: str, postgres_url: str
+) -> None:
+    sweep_operating(scenario, postgres_url, shard)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("scenario", ["schedules", "batches"])
+@shards(40)
+def test_a_kill_at_any_write_leaves_the_other_worker_of_a_mariadb_to_go_on(
+    shard: tuple[int, int], scenario: str, mariadb_url: str
+) -> None:
+    sweep_operating(scenario, mariadb_url, shard)
+
+
+def sweep_operating(scenario: str, url: str, shard: tuple[int, int]) -> None:
+    words = ("tests.integration.operating_kill", scenario, url)
+    swept = sweep(*words, shard=shard)
+    assert swept.moments >= 30
+    # The other worker may do the rest before a late moment comes.
+    assert swept.crashed or shard[0] > 10
+
+
 @shards(10)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],

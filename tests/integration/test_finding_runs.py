@@ -234,6 +234,20 @@ async def test_counts_by_value_and_pages_by_cursor(engine: Engine) -> None:
         await engine.count(group_by=Run.started)
 
 
+async def test_runs_of_a_chain_are_found_by_its_first(engine: Engine) -> None:
+    first = await engine.start(chain(2), id="long")
+    await first.result()
+    await engine.execute(chain(0), id="short")
+
+    found = await engine.list(where=Run.first_run_id == first.run_id)
+    assert [run.workflow_id for run in found] == ["long"] * 3
+    assert found == await engine.list(where=f"FirstRunId = '{first.run_id}'")
+    begun = await engine.list(where="ContinuedFromRunId IS NULL")
+    assert sorted(run.workflow_id for run in begun) == ["long", "short"]
+    (second,) = await engine.list(where=Run.continued_from_run_id == first.run_id)
+    assert second.continued_from_run_id == first.run_id
+
+
 async def test_a_query_without_an_index_ends_and_says_so(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +257,8 @@ async def test_a_query_without_an_index_ends_and_says_so(
 
     with pytest.raises(QueryTooBroadError, match="Version"):
         await engine.list(where=(Run.version < "9") & (customer == "ann"))
+    with pytest.raises(QueryTooBroadError, match="ContinuedFromRunId"):
+        await engine.list(where=Run.continued_from_run_id == "c0")
     assert await ids(engine, (customer == "ann") & (amount == 5)) == []
     assert not (await engine.count(where=Run.version < "9")).is_complete
     for rare in (
@@ -250,6 +266,7 @@ async def test_a_query_without_an_index_ends_and_says_so(
         Run.queue == "gpu",
         Run.parent_id == "c0",
         Run.root_run_id == "c0",
+        Run.first_run_id == "c0",
         Run.duration > "1h",
     ):
         assert await ids(engine, rare) == []

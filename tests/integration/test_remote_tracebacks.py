@@ -233,12 +233,22 @@ async def test_run_that_is_served_or_parked_is_not_said_to_wait(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with TestEnvironment() as env:
-        await env.start(sleeping(), id="w")
+        await env.start(sleeping(3600), id="w")
         for _ in range(12):
             await env.sleep("19s")
     assert not _unserved(caplog)
 
 
+async def test_run_that_is_due_at_each_look_is_not_said_to_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TestEnvironment() as env:
+        await env.start(sleeping(20), id="w")
+        await env.sleep("3m")
+    assert not _unserved(caplog)
+
+
 @workflow(name="tracebacks.sleeping")
-async def sleeping() -> None:
-    await durable.sleep("1h")
+async def sleeping(seconds: float) -> None:
+    for _ in range(12):
+        await durable.sleep(seconds)

@@ -521,9 +521,14 @@ class MemoryStore:
         found.sort(key=lambda run: (run.started_at, run.run_id))
         return [
             UnownedRun(
-                r.run_id, r.workflow_id, r.workflow_type, r.task_queue, r.version
+                run.run_id,
+                run.workflow_id,
+                run.workflow_type,
+                run.task_queue,
+                run.version,
+                run.wake_at or 0,
             )
-            for r in found[: max(query.limit, 0)]
+            for run in found[: max(query.limit, 0)]
         ]
 
     def _read_backlog(self, query: queries.ReadBacklog) -> list[QueueBacklog]:

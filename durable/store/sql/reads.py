@@ -356,8 +356,9 @@ def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
             _as_text(kind),
             _as_text(queue),
             None if version is None else _as_text(version),
+            wake_at,
         )
-        for run_id, workflow_id, kind, queue, version in rows
+        for run_id, workflow_id, kind, queue, version, wake_at in rows
     ]
 
 

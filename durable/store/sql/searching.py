@@ -163,7 +163,7 @@ def _ways_of_runs(
         # Whoever took long, in the order of starting; each is looked at.
         clauses = (listed_namespace == namespace, is_long)
         yield _Way(RUNS, clauses, "durable_runs_duration", True, (), 5)
-    if part.field == "RootRunId" and is_equal:
+    if part.field in ("RootRunId", "FirstRunId") and is_equal:
         yield _way_to_family(namespace, part)
     known = _SYSTEM.get(part.field)
     if known is None or (isinstance(part, Compare) and not is_equal):
@@ -201,15 +201,21 @@ def _asks_for_usual_queue(part: _Leaf) -> bool:
 
 
 def _way_to_family(namespace: str, part: _Leaf) -> _Way:
-    """The index of those below a root, and of those that it went on as."""
+    """The index of those below a root, and of those that it went on as.
+
+    Those of a chain are only the latter.
+    """
     column = RUNS.c.root_run_id
-    below = sa.and_(column.is_not(None), conditions.compared(column, part))
     first = conditions.compared(RUNS.c.first_run_id, part)
-    itself = sa.and_(conditions.compared(RUNS.c.run_id, part), first, column.is_(None))
-    later = sa.and_(is_later_in_chain, first, column.is_(None))
+    itself = sa.and_(conditions.compared(RUNS.c.run_id, part), first)
+    arms: tuple[Clause, ...] = (itself, sa.and_(is_later_in_chain, first))
+    name = "durable_runs_first"
+    if part.field == "RootRunId":
+        below = sa.and_(column.is_not(None), conditions.compared(column, part))
+        arms = (below, *(sa.and_(arm, column.is_(None)) for arm in arms))
+        name = "durable_runs_root"
     of_namespace = sa.literal("").concat(unlisted_namespace) == namespace
-    arms = (below, itself, later)
-    return _Way(RUNS, (of_namespace,), "durable_runs_root", False, (part,), 0, arms)
+    return _Way(RUNS, (of_namespace,), name, False, (part,), 0, arms)
 
 
 def _yes(field: str) -> Compare:

@@ -303,6 +303,7 @@ UNOWNED_RUNS: Final = (
             RUNS.c.workflow_type,
             RUNS.c.task_queue,
             RUNS.c.version,
+            RUNS.c.wake_at,
         ),
         "durable_runs_wake_at",
     )

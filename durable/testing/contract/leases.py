@@ -294,6 +294,7 @@ class ClaimContract:
         assert [run.run_id for run in unowned] == ["r1", "r2", "r3"]
         assert [run.workflow_type for run in unowned] == ["order", "other", "order"]
         assert unowned[2].task_queue == "elsewhere"
+        assert unowned[2].wake_at == START
         assert await store.read(FindUnowned("default", START, 1)) == unowned[:1]
 
         assert await store.perform(CLAIM) == {"r1": 1}

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from durable.clock import to_datetime
-from durable.core.history.payload import Payload
+from durable.core.history.payload import PAUSED_TEXT, Payload
 from durable.errors import AttributeTypeError
 from durable.search.conditions import Attribute, Condition
 from durable.search.kinds import pack, to_payload
@@ -99,6 +99,9 @@ _DRAWN: Final[dict[Attribute[Any], list[Any]]] = {
     TAGS: _LISTS,
     NOTES: _NOTES,
 }
+
+
+STUCK, HELD = '{"message":"x"}', PAUSED_TEXT + "}"
 
 
 class _Draw:
@@ -191,6 +194,16 @@ class _Draw:
                 Run.root_run_id == "00",
                 lambda r, _: (r.root_run_id or r.first_run_id) == "00",
             ),
+            (Run.first_run_id == "00", lambda r, _: r.first_run_id == "00"),
+            (Run.first_run_id == "07", lambda r, _: r.first_run_id == "07"),
+            (
+                Run.continued_from_run_id.is_null(),
+                lambda r, _: r.continued_from_run_id is None,
+            ),
+            (
+                Run.continued_from_run_id == "00",
+                lambda r, _: r.continued_from_run_id == "00",
+            ),
             (
                 Run.duration >= timedelta(minutes=2),
                 lambda r, _: lasted(r, 2 * MINUTE, 9 * MINUTE),
@@ -199,7 +212,8 @@ class _Draw:
                 Run.duration < timedelta(minutes=2),
                 lambda r, _: lasted(r, 0, 2 * MINUTE),
             ),
-            (Run.stuck == True, lambda r, _: r.stuck is not None),  # noqa: E712 - a condition
+            (Run.stuck == True, lambda r, _: r.stuck == STUCK),  # noqa: E712 - a condition
+            (Run.paused == True, lambda r, _: r.stuck == HELD),  # noqa: E712 - a condition
             (Run.closed.is_null(), lambda r, _: r.closed_at is None),
             (
                 Run.closed > to_datetime(START + 10),
@@ -226,13 +240,14 @@ class _Draw:
             status=status,
             closed_at=None if is_open else START + drawn.choice(ENDS),
             task_queue=drawn.choice(["default", "gpu"]),
-            stuck='{"message":"x"}' if is_open and drawn.random() < 0.3 else None,
+            stuck=drawn.choice([STUCK, HELD, None]) if is_open else None,
             version=drawn.choice([None, "1", "10", "2"]),
             parent_run_id="00" if number % 5 == 1 else None,
             # A parent that has closed takes no open children.
             parent_workflow_id="wf-00" if number % 5 == 1 and not is_open else None,
             root_run_id="00" if number % 5 == 1 else None,
             first_run_id="00" if number % 5 == 2 else f"{number:02}",
+            continued_from_run_id="00" if number % 5 == 2 else None,
             attributes=pack_values(values),
         )
         return start.record, values
