@@ -41,6 +41,7 @@ from durable.client.keeping.archive import (
     Imported,
     closed_runs,
     export_runs,
+    to_path,
 )
 from durable.client.keeping.importing import import_runs
 from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
@@ -75,7 +76,6 @@ from durable.options import (
     check_id,
     check_option_names,
     to_microseconds,
-    to_path,
     to_seconds,
 )
 from durable.schedules.activities import schedule_activities

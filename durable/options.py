@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from typing_extensions import TypedDict
@@ -156,23 +154,6 @@ def to_label(value: object, name: str) -> str | None:
     if not isinstance(value, str):
         raise InvalidOptionError(f"{name} is {value!r}: give a text.")
     return value.encode("utf-8", "backslashreplace").decode()
-
-
-def to_path(value: object, name: str) -> Path:
-    """Return the path of a file.
-
-    Args:
-        value: what should be one.
-        name: what errors call it.
-
-    Raises:
-        InvalidOptionError: it is no path, or one that no file can have.
-    """
-    with contextlib.suppress(TypeError, UnicodeEncodeError):
-        path = Path(cast("str", value))
-        if b"\0" not in os.fsencode(path):
-            return path
-    raise InvalidOptionError(f"{name} is {value!r}: give the path of a file.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sizes import share, size
+from tests.sizes import size
 
 ROOT = Path(__file__).parents[2]
 STRIDE = size("DURABLE_STRIDE", 8, 8)
@@ -39,9 +39,7 @@ class Swept:
 
 def shards(count: int) -> pytest.MarkDecorator:
     """So many tests share the moments; each is one that a minute is enough for."""
-    which, parts = share()
-    chosen = [(i, count) for i in range(which, count, parts)]
-    return pytest.mark.parametrize("shard", chosen, ids=str)
+    return pytest.mark.parametrize("shard", [(i, count) for i in range(count)], ids=str)
 
 
 def sweep(*words: str, shard: tuple[int, int], stride: int = 1) -> Swept:

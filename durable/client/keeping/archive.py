@@ -16,14 +16,14 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import msgspec
 
 from durable import limits
 from durable.client.descriptions.searching import Listing, check_where, to_search
 from durable.core.history.codec import decode_rows
-from durable.errors import ArchiveError, CorruptHistoryError
+from durable.errors import ArchiveError, CorruptHistoryError, InvalidOptionError
 from durable.search.conditions import Condition
 from durable.search.orders import Order
 from durable.search.run_fields import Run
@@ -151,6 +151,23 @@ async def _pages(store: Store, query: SearchRuns) -> AsyncIterator[list[RunRecor
             return
         instant = query.order.instant_of(page[-1]) or 0
         query = msgspec.structs.replace(query, after=(instant, page[-1].run_id))
+
+
+def to_path(value: object, name: str) -> Path:
+    """Return the path of a file.
+
+    Args:
+        value: what should be one.
+        name: what errors call it.
+
+    Raises:
+        InvalidOptionError: it is no path, or one that no file can have.
+    """
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
+        path = Path(cast("str", value))
+        if b"\0" not in os.fsencode(path):
+            return path
+    raise InvalidOptionError(f"{name} is {value!r}: give the path of a file.")
 
 
 def head_of(namespace: str, now: int) -> bytes:
