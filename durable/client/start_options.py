@@ -28,7 +28,11 @@ from durable.api.workflows.workflow_definition import workflow_of
 from durable.converter import json
 from durable.core.history.commands import RetrySettings
 from durable.core.history.payload import Payload, Payloads
-from durable.errors import CorruptHistoryError, InvalidCallError
+from durable.errors import (
+    CorruptHistoryError,
+    DatabaseUnavailableError,
+    InvalidCallError,
+)
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -221,7 +225,7 @@ class KnownDefaults:
         self._read_at = self._reading = None
 
     async def read(self) -> None:
-        """Read them, unless they are new.
+        """Read them, unless they are new; while the database is away, they stay.
 
         Raises:
             StoreError: the database refused, or they cannot be read.
@@ -234,7 +238,12 @@ class KnownDefaults:
 
     async def _read(self) -> None:
         me, began = asyncio.current_task(), _now()
-        found = await self._store.read(ReadNamespaces(self._namespace))
+        try:
+            found = await self._store.read(ReadNamespaces(self._namespace))
+        except DatabaseUnavailableError:
+            if self._read_at is None:
+                raise
+            return  # what waits to be written then says more
         known = defaults_of(found[0]) if found else NO_DEFAULTS
         if self._reading is me:
             self.known, self._read_at = known, began

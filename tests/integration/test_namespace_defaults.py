@@ -34,6 +34,7 @@ from durable.core.history.codec import decode_rows
 from durable.core.history.events import WorkflowExecutionStarted
 from durable.errors import (
     CorruptHistoryError,
+    DatabaseUnavailableError,
     InvalidDurationError,
     InvalidOptionError,
 )
@@ -451,6 +452,27 @@ async def test_a_start_that_is_cancelled_leaves_the_read_to_others(path: Path) -
         first.cancel()
         await second
         assert said(await beginning(engine, "second"))[2] == 4
+
+
+async def test_while_the_database_is_away_what_is_known_goes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(start_options, "_now", lambda: now[0])
+    async with open_engine(path, worker=False) as engine:
+        await engine.namespaces.create("default", priority=4)
+
+        async def refuse(_: Any) -> Any:
+            raise DatabaseUnavailableError("It is away.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._store, "read", refuse)
+            now[0] += limits.DEFAULTS_SECONDS
+            await engine.start(wait(), id="r")
+            engine._open_client().defaults.forget()
+            with pytest.raises(DatabaseUnavailableError):
+                await engine.start(wait(), id="refused")
+        assert said(await beginning(engine, "r"))[2] == 4
 
 
 async def test_defaults_that_cannot_be_read_refuse_starts_and_can_be_mended(
