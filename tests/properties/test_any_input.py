@@ -131,11 +131,11 @@ ALONE: dict[str, Given] = {
     },
     **{
         f"activity({name})": decorated(activity, name)
-        for name in {*options_of(ActivityOptions)} | KINDS
+        for name in sorted({*options_of(ActivityOptions)} | KINDS)
     },
     **{
         f"workflow({name})": decorated(workflow, name)
-        for name in {*options_of(WorkflowOptions), "name"}
+        for name in sorted({*options_of(WorkflowOptions), "name"})
     },
     **{
         f"child.options({name})": lambda value, name=name: doubled.options(
