@@ -121,15 +121,7 @@ def schedule_spec(
         return items[0]
     calendars: list[Calendar] = []
     intervals: list[Interval] = []
-    zones: set[str] = set()
-    if timezone is not None:
-        zone: object = timezone
-        if not isinstance(zone, str):
-            raise InvalidScheduleError(
-                f"timezone is {zone!r}: give an IANA name such as 'Europe/Berlin'.",
-                field="timezone",
-            )
-        zones.add(zone)
+    zones: set[str] = set() if timezone is None else {_zone(timezone)}
     for item in items:
         what: Any = item
         if isinstance(item, str):
@@ -163,6 +155,15 @@ def schedule_spec(
         jitter=timedelta(microseconds=to_microseconds(jitter, "jitter of a schedule")),
         timezone=next(iter(zones), "UTC"),
     )
+
+
+def _zone(given: object) -> str:
+    if not isinstance(given, str):
+        raise InvalidScheduleError(
+            f"timezone is {given!r}: give an IANA name such as 'Europe/Berlin'.",
+            field="timezone",
+        )
+    return given
 
 
 def _flat(when: Iterable[Any]) -> list[Any]:
