@@ -157,9 +157,10 @@ async def test_runs_are_found_by_the_patches_that_they_go_by(url: str) -> None:
             "weigh": 1,
             None: 1,
         }
-        fork = await run.fork(id="fork", to="last_task")
+    async with Engine(url, worker=False) as engine:  # so that nobody drives it on
+        fork = await (await engine.get("new")).fork(id="fork", to="last_task")
         assert (await fork.describe()).attributes["durable_patches"] == ["weigh"]
-
+    async with Engine(url) as engine:
         run = await engine.start(amended(1, False), id="chain")
         await run.signal(go_on("now"))
         await run.signal(go_on("now"))

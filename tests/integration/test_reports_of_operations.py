@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -240,7 +241,7 @@ async def deploy_over(make: Any, first: Any, then: Any) -> Any:
     old = make(False)
     WORKFLOWS.pop(old().definition.name)
     new = make(True)
-    url = f"memory://{id(old)}"
+    url = f"memory://{uuid.uuid4().hex}"
     async with TestEnvironment(url, definitions=[old, note]) as env:
         await first(await env.start(old(), id="w"))
         await env.settle()
@@ -305,7 +306,7 @@ async def test_patches_of_updates_and_of_the_run_replay_in_any_order() -> None:
                 await sleep("1s")
             return what
 
-    url = "memory://reports of updates"
+    url = f"memory://{uuid.uuid4().hex}"
     clock = None
     for step in range(4):
         async with TestEnvironment(
