@@ -139,8 +139,13 @@ def check_id(value: object, name: str) -> str:
     return value
 
 
+def spell_out(value: object) -> str:
+    """Return a text for people; what no database keeps of it is spelt out."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 def to_label(value: object, name: str) -> str | None:
-    """Return a text for people; what no database keeps of it is spelt out.
+    """Return a text that is given, as `spell_out` does.
 
     Args:
         value: the text, such as one that holds the name of a file; None for none.
@@ -153,7 +158,7 @@ def to_label(value: object, name: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InvalidOptionError(f"{name} is {value!r}: give a text.")
-    return value.encode("utf-8", "backslashreplace").decode()
+    return spell_out(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

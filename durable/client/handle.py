@@ -71,7 +71,7 @@ from durable.errors import (
     ResultTimeoutError,
     WorkflowNotFoundError,
 )
-from durable.options import Duration, check_id, to_microseconds
+from durable.options import Duration, check_id, spell_out, to_microseconds
 from durable.store.queries import (
     ListActivityTasks,
     ListWorkers,
@@ -632,7 +632,7 @@ class Handle(RunControls, Generic[R_co]):
 
         async def send(given: CancelWorkflowInput) -> None:
             event = WorkflowExecutionCancelRequested(
-                reason=_reason(given.reason),
+                reason=spell_out(given.reason),
                 request_id=request_id,
                 identity=self._connection.identity,
             )
@@ -701,7 +701,7 @@ class Handle(RunControls, Generic[R_co]):
 
         async def close(given: TerminateWorkflowInput) -> None:
             event = WorkflowExecutionTerminated(
-                reason=_reason(given.reason), identity=self._connection.identity
+                reason=spell_out(given.reason), identity=self._connection.identity
             )
             await self._connection.terminated(await self._chain.terminate(event))
 
@@ -729,11 +729,6 @@ class Handle(RunControls, Generic[R_co]):
             reason="it is deleted", identity=self._connection.identity
         )
         return await delete_runs(self._chain, event if terminate else None)
-
-
-def _reason(given: object) -> str:
-    """A text for people; what no database keeps of it is spelt out."""
-    return str(given).encode("utf-8", "backslashreplace").decode()
 
 
 def _request_id(given: str | None, name: str) -> str:

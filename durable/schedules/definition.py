@@ -20,7 +20,7 @@ from durable.api.workflows.workflow_definition import WorkflowCall, workflow_of
 from durable.core.history.commands import RetrySettings
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import InvalidCallError, InvalidIdError, InvalidScheduleError
-from durable.options import RetryPolicy, check_id, to_label, to_microseconds
+from durable.options import RetryPolicy, check_id, spell_out, to_microseconds
 from durable.schedules.spec import ScheduleSpec
 from durable.search.attributes import encode_attributes
 from durable.suggestions import ending_with_closest
@@ -190,8 +190,7 @@ class ScheduleDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_default
                     f"{name} of a schedule is {value!r}: give a {kind.__name__}.",
                     field=name,
                 )
-        note = to_label(self.note, "note") or ""
-        msgspec.structs.force_setattr(self, "note", note)
+        msgspec.structs.force_setattr(self, "note", spell_out(self.note))
         msgspec.structs.force_setattr(self, "catchup_window", window)
         msgspec.structs.force_setattr(self, "overlap", to_overlap(self.overlap))
 

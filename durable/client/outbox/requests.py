@@ -35,7 +35,7 @@ from durable.core.history.ids import RunIds
 from durable.core.messages import encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import CorruptHistoryError
-from durable.options import IdConflictPolicy, IdReusePolicy, check_id
+from durable.options import IdConflictPolicy, IdReusePolicy, check_id, spell_out
 from durable.store.records import MessageKind, OutboxKind, OutboxRecord, PutMessage
 
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
@@ -162,7 +162,7 @@ class Requests:
         given = CancelWorkflowInput(workflow_id=target, reason=reason)
         given = settle(self.client.interceptors, "cancel_workflow", given)
         event = WorkflowExecutionCancelRequested(
-            reason=str(given.reason).encode("utf-8", "backslashreplace").decode(),
+            reason=spell_out(given.reason),
             request_id=request_id,
             identity=self.client.identity,
         )

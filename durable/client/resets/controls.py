@@ -33,7 +33,7 @@ from durable.errors import (
     InvalidResetError,
     ResetConflictError,
 )
-from durable.options import check_id
+from durable.options import check_id, spell_out
 from durable.store.queries import LoadRuns
 from durable.store.records import MessageKind, ResetRun, Started, Terminated
 
@@ -123,7 +123,7 @@ class RunControls:
         wish = Wish(
             cut=cut_of(to),
             reapply=check_reapply(reapply),
-            reason=_text(reason),
+            reason=spell_out(reason),
             request_id=_request_id(request_id),
             may_repeat=request_id is not None,
         )
@@ -156,7 +156,7 @@ class RunControls:
         wish = Wish(
             cut=cut_before_failure,
             is_retry=True,
-            reason=_text(reason),
+            reason=spell_out(reason),
             request_id=_request_id(request_id),
             may_repeat=request_id is not None,
         )
@@ -202,7 +202,7 @@ class RunControls:
         wish = msgspec.structs.replace(
             wish,
             fork_id="" if id is None else check_id(id, "the workflow id"),
-            reason=_text(reason),
+            reason=spell_out(reason),
             request_id=_request_id(request_id),
             may_repeat=request_id is not None,
         )
@@ -252,7 +252,7 @@ class RunControls:
     ) -> None:
         request_id = _request_id(request_id)
         made = event(
-            note=_text(note), request_id=request_id, identity=self._client.identity
+            note=spell_out(note), request_id=request_id, identity=self._client.identity
         )
         await self._chain.put(kind, request_id, encode_attributes(made))
 
@@ -345,11 +345,6 @@ def cut_of(to: object) -> Callable[[Sequence[HistoryEvent]], Cut]:
         )
     point: Any = to
     return lambda events: cut_at(events, point)
-
-
-def _text(given: object) -> str:
-    """A text for people; what no database keeps of it is spelt out."""
-    return str(given).encode("utf-8", "backslashreplace").decode()
 
 
 def _request_id(given: str | None) -> str:
